@@ -1,0 +1,124 @@
+"""C-LSTM: the convolutional LSTM of Mänttäri et al. 2020, correct for any batch size.
+
+Key names follow the authors' checkpoints (``clstm.cell0.Wxi.weight``, ``clstm.bn.*``, ``endFC.*``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chronolens.errors import OptionsError
+
+
+@dataclass(frozen=True)
+class CLSTMConfig:
+    """Shape of a C-LSTM network.
+
+    Args:
+        num_classes: width of the classifier.
+        frames, height, width: of the clip; all steps are flattened into the classifier, so its weights depend on them.
+        hidden: channels of each cell.
+        strides: spatial stride of the input convolution of each cell; its length is the number of cells. (2, 2, 2) is the paper's;
+            (2, 2, 1) lets a 112-pixel clip keep the 7 x 7 map of a 224-pixel one.
+        dropout: probability after each cell, in training only.
+    """
+
+    num_classes: int = 174
+    frames: int = 16
+    height: int = 224
+    width: int = 224
+    hidden: int = 32
+    strides: tuple[int, ...] = (2, 2, 2)
+    dropout: float = 0.0
+
+
+class ConvLSTMCell(nn.Module):
+    """One convolutional LSTM without peepholes: 5x5 kernels, bias on the input convolutions only.
+
+    Input (N, T, C, H, W), output (N, T, hidden, H', W'). The four gates of a kind are stored apart, as in the authors' checkpoints,
+    and run as one convolution.
+    """
+
+    def __init__(self, inputs: int, hidden: int, stride: int) -> None:
+        super().__init__()
+        self.hidden = hidden
+        for gate in "ifco":
+            setattr(self, f"Wx{gate}", nn.Conv2d(inputs, hidden, 5, stride, 2, bias=True))
+            setattr(self, f"Wh{gate}", nn.Conv2d(hidden, hidden, 5, 1, 2, bias=False))
+        self.stride = stride
+
+    def _joined(self, kind: str, part: str) -> Tensor:
+        return torch.cat([getattr(getattr(self, f"W{kind}{gate}"), part) for gate in "ifco"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        clips, steps = x.shape[:2]
+        drive = F.conv2d(x.flatten(0, 1), self._joined("x", "weight"), self._joined("x", "bias"), self.stride, 2)
+        drive = drive.unflatten(0, (clips, steps))
+        recurrent = self._joined("h", "weight")
+        hidden = drive.new_zeros(clips, self.hidden, *drive.shape[-2:])
+        memory = torch.zeros_like(hidden)
+        outputs = []
+        for step in range(steps):
+            gates = drive[:, step]
+            if step:  # the state before the first frame is zero, so its convolution adds nothing
+                gates = gates + F.conv2d(hidden, recurrent, None, 1, 2)
+            enter, forget, candidate, leave = gates.chunk(4, dim=1)
+            memory = torch.sigmoid(forget) * memory + torch.sigmoid(enter) * torch.tanh(candidate)
+            hidden = torch.sigmoid(leave) * torch.tanh(memory)
+            outputs.append(hidden)
+        return torch.stack(outputs, dim=1)
+
+
+class CellStack(nn.Module):
+    """The cells with their one shared BatchNorm.
+
+    After each cell: dropout, BatchNorm2d shared by all cells, max-pool 2. The recurrent state stays as it was before dropout and BatchNorm.
+    """
+
+    def __init__(self, config: CLSTMConfig) -> None:
+        super().__init__()
+        self.depth = len(config.strides)
+        inputs = 3
+        for level, stride in enumerate(config.strides):
+            self.add_module(f"cell{level}", ConvLSTMCell(inputs, config.hidden, stride))
+            inputs = config.hidden
+        self.bn = nn.BatchNorm2d(config.hidden)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for level in range(self.depth):
+            states = getattr(self, f"cell{level}")(x)
+            clips, steps = states.shape[:2]
+            pooled = F.max_pool2d(self.bn(self.dropout(states.flatten(0, 1))), 2)
+            x = pooled.unflatten(0, (clips, steps))
+        return x
+
+
+class CLSTM(nn.Module):
+    """Input (N, 3, T, H, W), output logits (N, num_classes). The default heat map is the last cell's output sequence."""
+
+    def __init__(self, config: CLSTMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.clstm = CellStack(config)
+        height, width = config.height, config.width
+        for stride in config.strides:
+            height, width = ((size + stride - 1) // stride // 2 for size in (height, width))
+        if height < 1 or width < 1:
+            raise OptionsError(f"{len(config.strides)} cells leave nothing of a {config.height} x {config.width} clip", pointer="/height")
+        self.endFC = nn.Linear(config.frames * config.hidden * height * width, config.num_classes)
+        self.time_first_layers = frozenset(f"clstm.cell{level}" for level in range(len(config.strides)))
+        self.default_layer = f"clstm.cell{len(config.strides) - 1}"
+
+    def forward(self, x: Tensor) -> Tensor:
+        sequence: Tensor = self.clstm(x.transpose(1, 2))
+        logits: Tensor = self.endFC(sequence.flatten(1))
+        return logits
+
+    def linear_head(self, steps: int, height: int, width: int) -> None:
+        """Return None: the head is not a global average, so Grad-CAM needs a backward pass."""
+        return None

@@ -1,0 +1,148 @@
+"""What a caller may ask for, checked strictly; no torch.
+
+Ranges that hold for every model are checked by the types; what depends on the model (class, layer, method) by :func:`check_against`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+
+from chronolens.errors import OptionsError, UnknownClassError, UnknownLayerError
+from chronolens.schemas import ModelInfo
+
+Method = Literal["gradcam", "freeze", "reverse"]
+ArtefactName = Literal["panel.mp4", "gradcam.mp4", "freeze.mp4", "reverse.mp4", "arrays.npz", "strip.png"]
+ARTEFACTS: tuple[ArtefactName, ...] = ("panel.mp4", "gradcam.mp4", "freeze.mp4", "reverse.mp4", "arrays.npz", "strip.png")
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+ClassName = Annotated[int, Field(ge=0, le=100_000)] | Name
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class GradCamOptions(_Strict):
+    """Grad-CAM: which layers, one weight per channel and step or per clip, gradient of the logit or of the probability."""
+
+    layers: Annotated[list[Name], Field(min_length=1, max_length=64)] = ["default"]
+    weights: Literal["per_frame", "per_clip"] = "per_frame"
+    of: Literal["logit", "probability"] = "logit"
+
+
+class MaskOptions(_Strict):
+    """Temporal masks: a preset and what to change of it; None keeps the preset's own value.
+
+    Args:
+        preset: ``default`` (ours), ``paper`` (the paper's table) or ``authors`` (the authors' PyTorch code).
+        dataset: which published weights l1 and tv start from: Something-Something or KTH.
+        l1, tv, beta: weights and exponent of the objective (>= 0; beta >= 1).
+        steps: optimiser steps a mask, 1..1000.
+        learning_rate: of the optimiser, > 0.
+        init: how the first mask is found.
+        pair: which value blends a pair of reversed frames.
+        threshold: mask value above which a frame belongs to a run of the reverse operator, in [0, 1].
+        seed: of everything random.
+    """
+
+    preset: Literal["default", "paper", "authors"] = "default"
+    dataset: Literal["ssv2", "kth"] = "ssv2"
+    l1: Annotated[float, Field(ge=0, le=100)] | None = None
+    tv: Annotated[float, Field(ge=0, le=100)] | None = None
+    beta: Annotated[float, Field(ge=1, le=10)] | None = None
+    steps: Annotated[int, Field(ge=1, le=1000)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
+    init: Literal["central", "authors-central", "window", "random"] | None = None
+    pair: Literal["earlier", "mean"] | None = None
+    threshold: Annotated[float, Field(ge=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+
+
+class PredictionOptions(_Strict):
+    """What ``POST /v1/predictions`` takes beside the clip. Times are seconds of the source."""
+
+    model: Name
+    top_k: Annotated[int, Field(ge=1, le=100)] = 5
+    start_s: Annotated[float, Field(ge=0, le=86_400)] = 0.0
+    end_s: Annotated[float, Field(gt=0, le=86_400)] | None = None
+
+    @model_validator(mode="after")
+    def _interval(self) -> Self:
+        if self.end_s is not None and self.end_s <= self.start_s:
+            raise ValueError("end_s must be greater than start_s")
+        return self
+
+
+class ExplanationOptions(PredictionOptions):
+    """What ``POST /v1/explanations`` takes beside the clip; ``target`` and ``true_class`` are class indices or labels."""
+
+    target: ClassName | None = None
+    true_class: ClassName | None = None
+    methods: Annotated[list[Method], Field(min_length=1, max_length=3)] = ["gradcam", "freeze", "reverse"]
+    gradcam: GradCamOptions = GradCamOptions()
+    mask: MaskOptions = MaskOptions()
+    artefacts: Annotated[list[ArtefactName], Field(max_length=len(ARTEFACTS))] | None = None
+
+    @field_validator("methods", "artefacts")
+    @classmethod
+    def _unique(cls, values: list[str] | None) -> list[str] | None:
+        if values is not None and len(set(values)) != len(values):
+            raise ValueError("each entry may be named once")
+        return values
+
+    @model_validator(mode="after")
+    def _artefacts_have_their_method(self) -> Self:
+        for name in self.artefacts or []:
+            method = name.split(".")[0]
+            if method in ("gradcam", "freeze", "reverse") and method not in self.methods:
+                raise ValueError(f"artefact {name} needs the method {method}")
+        return self
+
+    def wanted_artefacts(self) -> list[ArtefactName]:
+        """Return the artefacts to make: those named, else everything that the methods allow."""
+        if self.artefacts is not None:
+            return list(self.artefacts)
+        others = {"gradcam", "freeze", "reverse"} - set(self.methods)
+        return [name for name in ARTEFACTS if name.split(".")[0] not in others]
+
+
+def class_index(classes: Sequence[str], value: int | str | None, pointer: str) -> int | None:
+    """Return the index of a class given by index or label; None stays None.
+
+    Raises:
+        UnknownClassError: no such index or label; the message lists what is near.
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        if value in classes:
+            return list(classes).index(value)
+        near = difflib.get_close_matches(value, classes, n=20, cutoff=0.3) or list(classes)
+        raise UnknownClassError("the model has no class of that label", pointer=pointer, allowed=near)
+    if 0 <= value < len(classes):
+        return value
+    raise UnknownClassError(
+        f"the model has {len(classes)} classes, numbered from 0", pointer=pointer, limit=len(classes) - 1, observed=value
+    )
+
+
+def check_against(options: ExplanationOptions, model: ModelInfo) -> None:
+    """Check what depends on the model.
+
+    Raises:
+        UnknownClassError, UnknownLayerError, OptionsError: with the pointer of the option and what is allowed.
+    """
+    class_index(model.classes, options.target, "/target")
+    class_index(model.classes, options.true_class, "/true_class")
+    for position, layer in enumerate(options.gradcam.layers):
+        if layer not in ("default", *model.layers):
+            near = difflib.get_close_matches(layer, model.layers, n=20, cutoff=0.3) or model.layers
+            raise UnknownLayerError("the model has no such layer", pointer=f"/gradcam/layers/{position}", allowed=near)
+    for position, method in enumerate(options.methods):
+        if method not in model.methods:
+            raise OptionsError(
+                "the model cannot do this", code="method-unavailable", pointer=f"/methods/{position}", allowed=model.methods
+            )

@@ -1,0 +1,221 @@
+"""The one order of an explanation: look, learn the masks slice by slice, score, render, report. No torch.
+
+The same code drives every engine (in this process, a worker process, a model server) and every caller (command line, durable jobs).
+Each piece of work goes through ``step``, whose JSON result is the checkpoint from which a killed job goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from chronolens import __version__
+from chronolens.clips import DecodedClip, Frames
+from chronolens.errors import NonFiniteResultError
+from chronolens.options import ExplanationOptions, GradCamOptions, MaskOptions, PredictionOptions, class_index
+from chronolens.artefacts import write_artefacts
+from chronolens.report import build_result, heat_map_report, prediction_fields
+from chronolens.schemas import ExplanationResult, ModelInfo, PredictionResult, Progress
+from chronolens.video.prepare import resize_frames
+from chronolens.wire import Arrays, pack, unpack
+
+Operator = Literal["freeze", "reverse"]
+Facts = dict[str, Any]
+Step = Callable[[str, Callable[[], Facts]], Facts]
+HEAT_MAPS = "heat-maps.safetensors"
+SLICE_STEPS = 25
+SLICE_SECONDS = 1.0
+
+
+class Engine(Protocol):
+    """What the pipeline needs of whatever runs the networks. Frames are uint8 (T, H, W, 3) at the model's own size."""
+
+    def models(self) -> list[ModelInfo]:
+        """Return the models that can be asked for."""
+
+    def look(self, model: str, frames: Frames, *, target: int | None, gradcam: GradCamOptions | None) -> tuple[Arrays, Facts]:
+        """Score the clip and, when asked, map it.
+
+        Returns:
+            Arrays ``scores`` (K,) and ``map/LAYER`` (T', H', W') unscaled; facts ``target``, ``passes``, ``seconds``, ``device``, ``dtype``.
+        """
+
+    def learn(
+        self,
+        model: str,
+        frames: Frames,
+        target: int,
+        operator: Operator,
+        options: MaskOptions,
+        state: Facts | None,
+        *,
+        max_steps: int,
+        budget_s: float,
+    ) -> Facts:
+        """Advance one mask by at most ``max_steps`` steps or ``budget_s`` seconds, at least by one.
+
+        Returns:
+            ``state`` to hand in again, ``done`` (bool), ``step``, ``total``, ``values`` (best mask so far) and, when done, ``learned``.
+        """
+
+    def score(
+        self, model: str, frames: Frames, target: int, true_class: int | None, masks: dict[Operator, list[float]], options: MaskOptions
+    ) -> Facts:
+        """Return ``soft`` and ``thresholded`` scores, ``drop``, ``chance`` per mask, ``perturbation`` (T x T) per mask, and ``passes``."""
+
+
+def direct(_name: str, work: Callable[[], Facts]) -> Facts:
+    """Run a step at once, without a checkpoint."""
+    return work()
+
+
+def ignore(_progress: Progress) -> None:
+    """Drop progress."""
+
+
+def predict(
+    engine: Engine, clip: DecodedClip, options: PredictionOptions, info: ModelInfo, *, timing: dict[str, float] | None = None
+) -> PredictionResult:
+    """Return the ``top_k`` classes of a clip.
+
+    Args:
+        timing: seconds already spent (``decode``, ``queue``), copied into the result.
+
+    Raises:
+        NonFiniteResultError: the network returned NaN or infinity.
+    """
+    frames = resize_frames(clip.frames, info.clip.height, info.clip.width)
+    started = time.perf_counter()
+    arrays, _ = engine.look(info.name, frames, target=None, gradcam=None)
+    spent = {"decode": 0.0, "queue": 0.0, **(timing or {}), "inference": time.perf_counter() - started}
+    return PredictionResult(**prediction_fields(clip, info, _finite(arrays["scores"]), options.top_k, spent))
+
+
+def explain(
+    engine: Engine,
+    clip: DecodedClip,
+    options: ExplanationOptions,
+    info: ModelInfo,
+    folder: Path,
+    *,
+    step: Step = direct,
+    report: Callable[[Progress], None] = ignore,
+    href: Callable[[str], str] = str,
+    timing: dict[str, float] | None = None,
+) -> ExplanationResult:
+    """Explain one clip and write its artefacts.
+
+    Args:
+        options: already checked against the model, see :func:`chronolens.options.check_against`.
+        folder: existing folder for artefacts and intermediate arrays; a resumed job must get the same one.
+        step: runs and checkpoints one piece of work.
+        report: told how far the work is, about once a second.
+        href: turns an artefact's name into its link.
+        timing: seconds already spent (``decode``, ``queue``).
+
+    Raises:
+        ChronolensError: whatever the engine raised; NonFiniteResultError when the prediction is not finite.
+    """
+    frames = resize_frames(clip.frames, info.clip.height, info.clip.width)
+    report(Progress(phase="predict", done=0, total=1))
+    look = step("look", lambda: _look(engine, clip, frames, options, info, folder))
+    target = int(look["target"])
+    learned: dict[Operator, Facts] = {}
+    for operator in ("freeze", "reverse"):
+        if operator in options.methods:
+            learned[operator] = _learn(engine, frames, target, operator, options, info, step=step, report=report)
+    scored = step("score", lambda: _score(engine, frames, target, learned, options, info))
+    report(Progress(phase="render", done=0, total=1))
+    rendered = step("render", lambda: _render(clip, options, info, folder, look, learned, scored))
+    report(Progress(phase="render", done=1, total=1, eta_s=0.0))
+    return build_result(clip, options, info, look, learned, scored, rendered, href=href, timing=timing or {}, package=__version__)
+
+
+def _look(engine: Engine, clip: DecodedClip, frames: Frames, options: ExplanationOptions, info: ModelInfo, folder: Path) -> Facts:
+    wanted = options.gradcam if "gradcam" in options.methods else None
+    arrays, facts = engine.look(info.name, frames, target=class_index(info.classes, options.target, "/target"), gradcam=wanted)
+    scores = _finite(arrays["scores"])
+    maps = {name: array for name, array in arrays.items() if name.startswith("map/")}
+    for array in maps.values():
+        _finite(array)
+    (folder / HEAT_MAPS).write_bytes(pack(maps, {}))
+    reports = [
+        heat_map_report(name.removeprefix("map/"), array, facts["blobs"], options.gradcam, clip).model_dump()
+        for name, array in maps.items()
+    ]
+    return {**facts, "scores": scores.tolist(), "gradcam": reports}
+
+
+def _learn(
+    engine: Engine,
+    frames: Frames,
+    target: int,
+    operator: Operator,
+    options: ExplanationOptions,
+    info: ModelInfo,
+    *,
+    step: Step,
+    report: Callable[[Progress], None],
+) -> Facts:
+    facts: Facts = {"state": None, "done": False}
+    started, before = time.perf_counter(), 0
+    slices = 0
+    while not facts["done"]:
+        state = facts["state"]
+
+        def work(state: Facts | None = state) -> Facts:
+            return engine.learn(
+                info.name, frames, target, operator, options.mask, state, max_steps=SLICE_STEPS, budget_s=SLICE_SECONDS
+            )
+
+        facts = step(f"{operator}-{slices}", work)
+        slices += 1
+        speed = (facts["step"] - before) / max(time.perf_counter() - started, 1e-9)
+        eta = (facts["total"] - facts["step"]) / speed if speed > 0 else None
+        report(Progress(phase=operator, done=facts["step"], total=facts["total"], eta_s=eta, partial=facts["values"]))
+    return {**facts["learned"], "values": facts["values"]}
+
+
+def _score(
+    engine: Engine, frames: Frames, target: int, learned: dict[Operator, Facts], options: ExplanationOptions, info: ModelInfo
+) -> Facts:
+    true_class = class_index(info.classes, options.true_class, "/true_class")
+    masks = {operator: facts["values"] for operator, facts in learned.items()}
+    return engine.score(info.name, frames, target, true_class, masks, options.mask)
+
+
+def _render(
+    clip: DecodedClip,
+    options: ExplanationOptions,
+    info: ModelInfo,
+    folder: Path,
+    look: Facts,
+    learned: dict[Operator, Facts],
+    scored: Facts,
+) -> Facts:
+    started = time.perf_counter()
+    maps, _ = unpack((folder / HEAT_MAPS).read_bytes())
+    masks = {operator: np.asarray(facts["values"]) for operator, facts in learned.items()}
+    perturbations = {operator: np.asarray(matrix) for operator, matrix in scored["perturbation"].items()}
+    files = write_artefacts(
+        folder,
+        options.wanted_artefacts(),
+        clip,
+        label=info.classes[look["target"]],
+        scores=scored["soft"],
+        maps={name.removeprefix("map/"): array for name, array in maps.items()},
+        masks=masks,
+        perturbations=perturbations,
+        class_scores=np.asarray(look["scores"]),
+    )
+    return {"artefacts": files, "seconds": time.perf_counter() - started}
+
+
+def _finite(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if not np.isfinite(array).all():
+        raise NonFiniteResultError("the network returned a value that is not finite for this clip")
+    return array

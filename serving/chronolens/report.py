@@ -1,0 +1,166 @@
+"""From engine facts to the answer's schema: plain bookkeeping, no torch, no drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from chronolens.clips import DecodedClip
+from chronolens.options import ExplanationOptions, GradCamOptions
+from chronolens.render.overlay import expand_steps
+from chronolens.schemas import (
+    Artefact,
+    ClassScore,
+    ClipSummary,
+    Drop,
+    ExplanationResult,
+    FrameMass,
+    HeatMap,
+    Mask,
+    ModelInfo,
+    Provenance,
+    SampledFrame,
+    Scores,
+    ScoreSet,
+    Segment,
+    Target,
+)
+
+Facts = Mapping[str, Any]
+ON = 0.5  # a frame counts as masked above this value
+
+
+def clip_summary(clip: DecodedClip) -> ClipSummary:
+    """Return the facts of the source and the frames that were sampled."""
+    sampled = [
+        SampledFrame(frame=int(index), timestamp_s=round(float(time), 6))
+        for index, time in zip(clip.indices, clip.timestamps_s, strict=True)
+    ]
+    info = clip.info
+    return ClipSummary(
+        sha256=info.sha256,
+        codec=info.codec,
+        width=info.width,
+        height=info.height,
+        fps=info.fps,
+        frames=info.frames,
+        duration_s=info.duration_s,
+        sampled=sampled,
+    )
+
+
+def prediction_fields(
+    clip: DecodedClip, info: ModelInfo, scores: npt.NDArray[Any], top_k: int, timing: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the fields of a :class:`PredictionResult`; ``total`` is the sum of the times given."""
+    best = np.argsort(-scores, kind="stable")[:top_k]
+    return {
+        "model": info.name,
+        "weights": info.weights,
+        "backend": info.backend,
+        "clip": clip_summary(clip),
+        "predictions": [ClassScore(class_index=int(k), label=info.classes[k], score=float(scores[k])) for k in best],
+        "timing_s": {**timing, "total": sum(timing.values())},
+        "warnings": [*clip.warnings, *info.warnings],
+    }
+
+
+def segments(values: Sequence[float], clip: DecodedClip) -> list[Segment]:
+    """Return the runs of consecutive masked frames (value > 0.5) with source frame numbers and times, both ends included."""
+    active = np.concatenate([[False], np.asarray(values) > ON, [False]])
+    edges = np.flatnonzero(active[1:] != active[:-1])
+    return [
+        Segment(
+            first_frame=int(clip.indices[first]),
+            last_frame=int(clip.indices[after - 1]),
+            start_s=round(float(clip.timestamps_s[first]), 6),
+            end_s=round(float(clip.timestamps_s[after - 1]), 6),
+        )
+        for first, after in zip(edges[::2], edges[1::2], strict=True)
+    ]
+
+
+def heat_map_report(
+    layer: str, maps: npt.NDArray[Any], blobs: Mapping[str, Any], options: GradCamOptions, clip: DecodedClip
+) -> HeatMap:
+    """Return one heat map as the answer shows it; ``maps`` is unscaled, (T', H', W')."""
+    return HeatMap(
+        layer=layer,
+        pathway=None,
+        weights=options.weights,
+        of=options.of,
+        shape=list(maps.shape),
+        blobs=blobs[layer],
+        frames=heat_masses(maps, clip),
+    )
+
+
+def heat_masses(maps: npt.NDArray[Any], clip: DecodedClip) -> list[FrameMass]:
+    """Return the share of the heat on each sampled frame; maps (T', H', W') of fewer steps are expanded by repetition."""
+    per_frame = expand_steps(maps, len(clip.indices)).sum(axis=(1, 2), dtype=np.float64)
+    total = per_frame.sum()
+    shares = per_frame / total if total > 0 else per_frame
+    return [FrameMass(frame=int(index), mass=float(share)) for index, share in zip(clip.indices, shares, strict=True)]
+
+
+def mask_report(learned: Facts, chance: Facts, clip: DecodedClip) -> Mask:
+    """Return one learned mask as the answer shows it."""
+    values = [float(value) for value in learned["values"]]
+    active = [value > ON for value in values]
+    return Mask(
+        values=values,
+        active=active,
+        segments=segments(values, clip),
+        length=sum(active),
+        objective=learned["objective"],
+        steps=learned["steps"],
+        converged=learned["converged"],
+        passes=learned["passes"],
+        better_than_chance=chance,
+    )
+
+
+def build_result(
+    clip: DecodedClip,
+    options: ExplanationOptions,
+    info: ModelInfo,
+    look: Facts,
+    learned: Mapping[Any, Facts],
+    scored: Facts,
+    rendered: Facts,
+    *,
+    href: Callable[[str], str],
+    timing: Mapping[str, float],
+    package: str,
+) -> ExplanationResult:
+    """Put the whole answer together from the facts of the steps."""
+    seconds = {"decode": 0.0, "queue": 0.0, **timing, "inference": look["seconds"]}
+    seconds |= {operator: facts["seconds"] for operator, facts in learned.items()}
+    seconds |= {"scores": scored["seconds"], "render": rendered["seconds"]}
+    fields = prediction_fields(clip, info, np.asarray(look["scores"]), options.top_k, seconds)
+    target = int(look["target"])
+    parts: dict[str, Facts] = {"look": look["passes"], "scores": scored["passes"], **{o: f["pass_counts"] for o, f in learned.items()}}
+    kinds = ("forward", "input_gradient", "weight_gradient")
+    passes = {kind: sum(int(part[kind]) for part in parts.values()) for kind in kinds}
+    return ExplanationResult(
+        **fields,
+        target=Target(class_index=target, label=info.classes[target], why="predicted" if options.target is None else "requested"),
+        gradcam=[HeatMap(**facts) for facts in look["gradcam"]],
+        masks={operator: mask_report(facts, scored["chance"][operator], clip) for operator, facts in learned.items()},
+        scores=Scores(**scored["soft"], thresholded=ScoreSet(**scored["thresholded"])),
+        drop=Drop(**scored["drop"]),
+        passes={**passes, "total": sum(passes.values())},
+        artefacts=[Artefact(**facts, href=href(facts["name"])) for facts in rendered["artefacts"]],
+        provenance=Provenance(
+            package=f"chronolens {package}",
+            weights=info.weights,
+            decoder=f"{clip.info.container}/{clip.info.codec}",
+            device=look["device"],
+            dtype=look["dtype"],
+            seed=options.mask.seed,
+            options=options.model_dump(mode="json"),
+        ),
+    )

@@ -1,0 +1,285 @@
+"""Wire types of every answer, shared by gateway, model servers, command line and client; no torch.
+
+Times are seconds, sizes bytes, frame numbers count from 0 in presentation order.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
+Phase = Literal["decode", "predict", "gradcam", "freeze", "reverse", "render"]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ClipSpecInfo(_Answer):
+    """The input that a model takes, see :class:`chronolens.clips.ClipSpec`."""
+
+    frames: int
+    height: int
+    width: int
+    sampling: str
+    scale: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+class ModelInfo(_Answer):
+    """One served model. ``weights`` is the SHA-256 of its weights file; ``layers`` are the names Grad-CAM accepts."""
+
+    name: str
+    architecture: str
+    data_set: str
+    classes: list[str]
+    clip: ClipSpecInfo
+    methods: list[str]
+    layers: list[str]
+    default_layer: str
+    pathways: list[str]
+    weights: str
+    licence: str
+    backend: str
+    state: Literal["ready", "loading", "failed"]
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+
+
+class SampledFrame(_Answer):
+    """One frame that the model saw."""
+
+    frame: int
+    timestamp_s: float
+
+
+class ClipSummary(_Answer):
+    """The source clip and which of its frames were used."""
+
+    sha256: str
+    codec: str
+    width: int
+    height: int
+    fps: float
+    frames: int
+    duration_s: float
+    sampled: list[SampledFrame]
+
+
+class ClassScore(_Answer):
+    """Softmax probability of one class."""
+
+    class_index: int
+    label: str
+    score: float
+
+
+class PredictionResult(_Answer):
+    """Answer of ``POST /v1/predictions``; ``timing_s`` has decode, queue, inference and total."""
+
+    model: str
+    weights: str
+    backend: str
+    clip: ClipSummary
+    predictions: list[ClassScore]
+    timing_s: dict[str, float]
+    warnings: list[str]
+
+
+class Target(_Answer):
+    """The class that is explained."""
+
+    class_index: int
+    label: str
+    why: Literal["predicted", "requested"]
+
+
+class Blobs(_Answer):
+    """Blobs of a heat map at the size of the model's input; null where there is none."""
+
+    count_per_frame: float | None
+    mean_size_px: float | None
+    mean_center_distance_px: float | None
+
+
+class FrameMass(_Answer):
+    """Share of the whole heat map that lies on one sampled frame; the shares of a clip sum to 1 (or all are 0)."""
+
+    frame: int
+    mass: float
+
+
+class HeatMap(_Answer):
+    """One Grad-CAM result. ``shape`` is (T', H', W') of the unscaled map."""
+
+    layer: str
+    pathway: str | None
+    weights: str
+    of: str
+    shape: list[int]
+    blobs: Blobs
+    frames: list[FrameMass]
+
+
+class Segment(_Answer):
+    """A run of masked frames, both ends included."""
+
+    first_frame: int
+    last_frame: int
+    start_s: float
+    end_s: float
+
+
+class Objective(_Answer):
+    """``total = l1 + tv + score``, the first two already weighted."""
+
+    total: float
+    l1: float
+    tv: float
+    score: float
+
+
+class Chance(_Answer):
+    """Rank of the mask among contiguous windows of its length; null when there is nothing to compare with."""
+
+    p_value: float | None
+    windows: int
+
+
+class Mask(_Answer):
+    """One learned temporal mask: ``values`` in [0, 1] a frame, ``active`` where above 0.5, ``length`` how many."""
+
+    values: list[float]
+    active: list[bool]
+    segments: list[Segment]
+    length: int
+    objective: Objective
+    steps: int
+    converged: bool
+    passes: int
+    better_than_chance: Chance
+
+
+class ScoreSet(_Answer):
+    """Softmax probability of the target under each perturbation; null where the method was not asked for."""
+
+    original: float
+    freeze: float | None = None
+    reverse: float | None = None
+    reverse_learned: float | None = None
+    fully_frozen: float | None = None
+    fully_reversed: float | None = None
+    true_class: float | None = None
+
+
+class Scores(ScoreSet):
+    """Scores under the soft masks, and the same under masks set to 0 or 1 at 0.5."""
+
+    thresholded: ScoreSet
+
+
+class Drop(_Answer):
+    """Falls of the score: ``freeze`` = OS - FS, ``reverse`` = OS - RS, ``ratio`` of the two, ``difference`` = RS - FS."""
+
+    freeze: float | None
+    reverse: float | None
+    ratio: float | None
+    ratio_reason: str | None
+    difference: float | None
+
+
+class Artefact(_Answer):
+    """A file made for this explanation."""
+
+    name: str
+    media_type: str
+    size_bytes: int
+    sha256: str
+    href: str
+
+
+class Provenance(_Answer):
+    """What is needed to make the result again."""
+
+    package: str
+    weights: str
+    decoder: str
+    device: str
+    dtype: str
+    seed: int
+    options: dict[str, Any]
+
+
+class ExplanationResult(PredictionResult):
+    """Answer of a finished explanation job."""
+
+    target: Target
+    gradcam: list[HeatMap]
+    masks: dict[Literal["freeze", "reverse"], Mask]
+    scores: Scores
+    drop: Drop
+    passes: dict[str, int]
+    artefacts: list[Artefact]
+    provenance: Provenance
+
+
+class ProblemEntry(_Answer):
+    """One thing that is wrong; exactly one of pointer, header and part says where."""
+
+    code: str
+    detail: str
+    pointer: str | None = None
+    header: str | None = None
+    part: str | None = None
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details, the body of every refusal."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    errors: list[ProblemEntry] = Field(default_factory=list)
+    limit: float | None = None
+    observed: float | None = None
+    retry_after: int | None = None
+
+
+class Progress(_Answer):
+    """How far a job is; ``eta_s`` is null until it can be told. ``partial`` holds the mask so far, when one is being learnt."""
+
+    phase: Phase
+    done: int
+    total: int
+    eta_s: float | None = None
+    partial: list[float] | None = None
+
+
+class Job(_Answer):
+    """One explanation job."""
+
+    id: str
+    status: Status
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    attempts: int
+    progress: Progress | None
+    links: dict[str, str]
+    result: ExplanationResult | None
+    error: Problem | None
+    cached: bool = False
+
+
+class JobPage(_Answer):
+    """One page of a caller's jobs, newest first; ``next_cursor`` is null on the last page. Jobs are listed without their results."""
+
+    jobs: list[Job]
+    next_cursor: str | None

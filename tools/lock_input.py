@@ -1,0 +1,11 @@
+"""Print the requirements that ``make lock`` resolves: everything in pyproject.toml except torch, plus what torch itself needs."""
+
+import tomllib
+from pathlib import Path
+
+TORCH_NEEDS = ["filelock", "fsspec", "jinja2", "networkx", "setuptools", "sympy", "typing-extensions"]
+
+project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text(encoding="utf-8"))
+wanted = [entry for entry in project["project"]["dependencies"] if not entry.startswith("torch==")]
+wanted += project["dependency-groups"]["dev"] + project["build-system"]["requires"] + TORCH_NEEDS
+print("\n".join(wanted))
