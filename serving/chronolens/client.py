@@ -1,8 +1,8 @@
 """Speak to a chronolens service from Python.
 
-    from chronolens.client import Client
-    result = Client("http://127.0.0.1:8000").explain("clip.mp4", model="i3d-synthetic")
-    print(result["target"]["label"], result["masks"]["freeze"]["segments"])
+from chronolens.client import Client
+result = Client("http://127.0.0.1:8000").explain("clip.mp4", model="i3d-synthetic")
+print(result["target"]["label"], result["masks"]["freeze"]["segments"])
 """
 
 from __future__ import annotations

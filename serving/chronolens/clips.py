@@ -86,4 +86,5 @@ def sample_indices(total: int, frames: int, rule: str = "centre") -> npt.NDArray
         raise ValueError(f"cannot sample {frames} frames out of {total}")
     if rule != "centre":
         raise ValueError(f"unknown sampling rule {rule!r}, known: centre")
-    return np.floor(total / frames * (np.arange(frames) + 0.5)).astype(np.int64)
+    picked: npt.NDArray[np.int64] = np.floor(total / frames * (np.arange(frames) + 0.5)).astype(np.int64)
+    return picked

@@ -143,6 +143,4 @@ def check_against(options: ExplanationOptions, model: ModelInfo) -> None:
             raise UnknownLayerError("the model has no such layer", pointer=f"/gradcam/layers/{position}", allowed=near)
     for position, method in enumerate(options.methods):
         if method not in model.methods:
-            raise OptionsError(
-                "the model cannot do this", code="method-unavailable", pointer=f"/methods/{position}", allowed=model.methods
-            )
+            raise OptionsError("the model cannot do this", code="method-unavailable", pointer=f"/methods/{position}", allowed=model.methods)

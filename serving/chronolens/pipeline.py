@@ -14,10 +14,10 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from chronolens import __version__
+from chronolens.artefacts import write_artefacts
 from chronolens.clips import DecodedClip, Frames
 from chronolens.errors import NonFiniteResultError
 from chronolens.options import ExplanationOptions, GradCamOptions, MaskOptions, PredictionOptions, class_index
-from chronolens.artefacts import write_artefacts
 from chronolens.report import build_result, heat_map_report, prediction_fields
 from chronolens.schemas import ExplanationResult, ModelInfo, PredictionResult, Progress
 from chronolens.video.prepare import resize_frames
@@ -41,7 +41,8 @@ class Engine(Protocol):
         """Score the clip and, when asked, map it.
 
         Returns:
-            Arrays ``scores`` (K,) and ``map/LAYER`` (T', H', W') unscaled; facts ``target``, ``passes``, ``seconds``, ``device``, ``dtype``.
+            Arrays ``scores`` (K,) and ``map/LAYER`` (T', H', W') unscaled; facts
+            ``target``, ``passes``, ``seconds``, ``device``, ``dtype``.
         """
 
     def learn(
@@ -168,9 +169,7 @@ def _learn(
         state = facts["state"]
 
         def work(state: Facts | None = state) -> Facts:
-            return engine.learn(
-                info.name, frames, target, operator, options.mask, state, max_steps=SLICE_STEPS, budget_s=SLICE_SECONDS
-            )
+            return engine.learn(info.name, frames, target, operator, options.mask, state, max_steps=SLICE_STEPS, budget_s=SLICE_SECONDS)
 
         facts = step(f"{operator}-{slices}", work)
         slices += 1

@@ -13,6 +13,7 @@ from chronolens.options import ExplanationOptions, GradCamOptions
 from chronolens.render.overlay import expand_steps
 from chronolens.schemas import (
     Artefact,
+    Chance,
     ClassScore,
     ClipSummary,
     Drop,
@@ -83,9 +84,7 @@ def segments(values: Sequence[float], clip: DecodedClip) -> list[Segment]:
     ]
 
 
-def heat_map_report(
-    layer: str, maps: npt.NDArray[Any], blobs: Mapping[str, Any], options: GradCamOptions, clip: DecodedClip
-) -> HeatMap:
+def heat_map_report(layer: str, maps: npt.NDArray[Any], blobs: Mapping[str, Any], options: GradCamOptions, clip: DecodedClip) -> HeatMap:
     """Return one heat map as the answer shows it; ``maps`` is unscaled, (T', H', W')."""
     return HeatMap(
         layer=layer,
@@ -119,7 +118,7 @@ def mask_report(learned: Facts, chance: Facts, clip: DecodedClip) -> Mask:
         steps=learned["steps"],
         converged=learned["converged"],
         passes=learned["passes"],
-        better_than_chance=chance,
+        better_than_chance=Chance(**chance),
     )
 
 

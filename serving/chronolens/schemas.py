@@ -134,12 +134,12 @@ class Segment(_Answer):
 
 
 class Objective(_Answer):
-    """``total = l1 + tv + score``, the first two already weighted."""
+    """``total = l1 + tv + score``, the first two already weighted; null when the network gave no finite number."""
 
-    total: float
-    l1: float
-    tv: float
-    score: float
+    total: float | None
+    l1: float | None
+    tv: float | None
+    score: float | None
 
 
 class Chance(_Answer):
@@ -187,7 +187,7 @@ class Drop(_Answer):
     freeze: float | None
     reverse: float | None
     ratio: float | None
-    ratio_reason: str | None
+    reason: str | None
     difference: float | None
 
 

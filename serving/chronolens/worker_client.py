@@ -44,9 +44,7 @@ class WorkerClient:
         """Return the models that the worker serves."""
         return [ModelInfo(**entry) for entry in self._send("GET", "/models").json()["models"]]
 
-    def look(
-        self, model: str, frames: Frames, *, target: int | None, gradcam: GradCamOptions | None
-    ) -> tuple[Arrays, dict[str, Any]]:
+    def look(self, model: str, frames: Frames, *, target: int | None, gradcam: GradCamOptions | None) -> tuple[Arrays, dict[str, Any]]:
         """See :meth:`chronolens.pipeline.Engine.look`."""
         wanted = None if gradcam is None else gradcam.model_dump(mode="json")
         return self._call("look", frames, model=model, target=target, gradcam=wanted)

@@ -65,7 +65,9 @@ def test_sliding_head_weighs_steps_one_two_two_one():
     torch.testing.assert_close(per_step, torch.tensor([1.0, 2.0, 2.0, 1.0]) / 6)
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride", "expected"), [(224, 7, 2, (2, 3)), (16, 7, 1, (3, 3)), (112, 3, 2, (0, 1)), (5, 2, 2, (0, 1))])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "expected"), [(224, 7, 2, (2, 3)), (16, 7, 1, (3, 3)), (112, 3, 2, (0, 1)), (5, 2, 2, (0, 1))]
+)
 def test_same_padding_puts_the_odd_pixel_after(size, kernel, stride, expected):
     assert same_padding(size, kernel, stride) == expected
 

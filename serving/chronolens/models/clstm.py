@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from chronolens.errors import OptionsError
+from chronolens.models.base import VideoNetwork
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class ConvLSTMCell(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         clips, steps = x.shape[:2]
         drive = F.conv2d(x.flatten(0, 1), self._joined("x", "weight"), self._joined("x", "bias"), self.stride, 2)
-        drive = drive.unflatten(0, (clips, steps))
+        drive = drive.view(clips, steps, *drive.shape[1:])
         recurrent = self._joined("h", "weight")
         hidden = drive.new_zeros(clips, self.hidden, *drive.shape[-2:])
         memory = torch.zeros_like(hidden)
@@ -94,11 +95,11 @@ class CellStack(nn.Module):
             states = getattr(self, f"cell{level}")(x)
             clips, steps = states.shape[:2]
             pooled = F.max_pool2d(self.bn(self.dropout(states.flatten(0, 1))), 2)
-            x = pooled.unflatten(0, (clips, steps))
+            x = pooled.view(clips, steps, *pooled.shape[1:])
         return x
 
 
-class CLSTM(nn.Module):
+class CLSTM(VideoNetwork):
     """Input (N, 3, T, H, W), output logits (N, num_classes). The default heat map is the last cell's output sequence."""
 
     def __init__(self, config: CLSTMConfig) -> None:
@@ -118,7 +119,3 @@ class CLSTM(nn.Module):
         sequence: Tensor = self.clstm(x.transpose(1, 2))
         logits: Tensor = self.endFC(sequence.flatten(1))
         return logits
-
-    def linear_head(self, steps: int, height: int, width: int) -> None:
-        """Return None: the head is not a global average, so Grad-CAM needs a backward pass."""
-        return None

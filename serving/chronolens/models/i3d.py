@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chronolens.models.base import VideoNetwork
 from chronolens.models.blocks import ConvUnit, MaxPoolSame
 
 
@@ -80,7 +81,7 @@ _STAGES: dict[str, tuple[int, tuple[int, int, int, int, int, int]]] = {
 FEATURES = 1024
 
 
-class I3D(nn.Module):
+class I3D(VideoNetwork):
     """Input (N, 3, T, H, W), output logits (N, num_classes).
 
     The default heat map is taken at ``Mixed_5c``: (N, 1024, T', H / 32, W / 32) for the standard strides.
@@ -128,12 +129,7 @@ class I3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.features(x))
 
-    def linear_head(self, steps: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
-        """Return what the closed form of Grad-CAM needs when ``Mixed_5c`` is tapped.
-
-        Returns:
-            Classifier weights (num_classes, 1024) and the share (T', H', W') with which each position enters the logits (sums to 1).
-        """
+    def linear_head(self, steps: int, height: int, width: int) -> tuple[Tensor, Tensor]:
         weights = self.logits.conv3d.weight.flatten(1)
         ones = torch.ones(1, 1, steps, height, width, device=weights.device, dtype=weights.dtype, requires_grad=True)
         if self.config.head == "global":

@@ -7,13 +7,12 @@ import difflib
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
 from chronolens.errors import OptionsError, UnknownModelError
+from chronolens.models.base import VideoNetwork
 from chronolens.models.clstm import CLSTM, CLSTMConfig
 from chronolens.models.i3d import I3D, I3DConfig
 
-_Builder = tuple[type[nn.Module], Callable[..., Any]]
+_Builder = tuple[Callable[..., VideoNetwork], type[Any]]
 
 _ARCHITECTURES: dict[str, _Builder] = {"i3d": (I3D, I3DConfig), "clstm": (CLSTM, CLSTMConfig)}
 _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -30,7 +29,7 @@ def list_models() -> list[str]:
     return sorted([*_ARCHITECTURES, *_VARIANTS])
 
 
-def build_model(name: str, **config: Any) -> nn.Module:
+def build_model(name: str, **config: Any) -> VideoNetwork:
     """Return an untrained network.
 
     Args:
@@ -46,7 +45,7 @@ def build_model(name: str, **config: Any) -> nn.Module:
         near = difflib.get_close_matches(name, list_models()) or list_models()
         raise UnknownModelError(f"no architecture {name!r}; known: {', '.join(list_models())}", allowed=near)
     model_class, config_class = _ARCHITECTURES[architecture]
-    fields = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    fields = {field.name for field in dataclasses.fields(config_class)}
     unknown = sorted(set(config) - fields)
     if unknown:
         raise OptionsError(f"{name} has no option {unknown[0]!r}", pointer=f"/{unknown[0]}", allowed=sorted(fields))

@@ -23,6 +23,7 @@ from torch import nn
 
 from chronolens.clips import ClipSpec
 from chronolens.errors import UnknownModelError, WeightsError
+from chronolens.models.base import VideoNetwork
 from chronolens.models.registry import build_model
 
 RECORDS = "weights.toml"
@@ -98,7 +99,7 @@ def find_record(store: Path, name: str) -> WeightsRecord:
     return records[name]
 
 
-def load_model(record: WeightsRecord, store: Path) -> nn.Module:
+def load_model(record: WeightsRecord, store: Path) -> VideoNetwork:
     """Return the trained network in evaluation mode, float32, parameters frozen.
 
     Raises:
@@ -116,7 +117,8 @@ def load_model(record: WeightsRecord, store: Path) -> nn.Module:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(f"the weights of {record.name} do not fit the architecture: {error}") from error
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
+    return model
 
 
 def save_weights(model: nn.Module, record: WeightsRecord, store: Path) -> WeightsRecord:
@@ -150,7 +152,7 @@ def _to_table(record: WeightsRecord) -> dict[str, Any]:
 
 def _from_table(name: str, table: Mapping[str, Any]) -> WeightsRecord:
     values = dict(table)
-    clip = {key: tuple(value) if isinstance(value, list) else value for key, value in values.pop("clip").items()}
+    clip: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.pop("clip").items()}
     config = {key: tuple(value) if isinstance(value, list) else value for key, value in values.pop("config").items()}
     for key in ("classes", "warnings"):
         values[key] = tuple(values.get(key, ()))

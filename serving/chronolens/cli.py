@@ -1,0 +1,158 @@
+"""The ``chronolens`` command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from chronolens import cli_training, schemas
+from chronolens.errors import ChronolensError
+from chronolens.summary import explanation_lines, prediction_table
+
+app = typer.Typer(help="Why a video model said what it said, and when in the clip it made up its mind.", no_args_is_help=True)
+notes = Console(stderr=True)
+answers = Console()
+app.command()(cli_training.train)
+app.command()(cli_training.evaluate)
+
+Clip = Annotated[Path, typer.Argument(help="video file: MP4/MOV, Matroska/WebM or AVI", show_default=False)]
+Model = Annotated[str, typer.Option(help="name of a served model, see `chronolens models`")]
+AsJson = Annotated[bool, typer.Option("--json", help="print the answer as one JSON object")]
+ClassOption = Annotated[str | None, typer.Option(help="class index or label", show_default=False)]
+BAD_INPUT = 2
+
+
+@app.command()
+def explain(
+    clip: Clip,
+    model: Model = "i3d-synthetic",
+    methods: Annotated[str, typer.Option(help="comma separated: gradcam, freeze, reverse")] = "gradcam,freeze,reverse",
+    mask_preset: Annotated[str, typer.Option(help="default, paper or authors")] = "default",
+    target: ClassOption = None,
+    true_class: ClassOption = None,
+    top_k: Annotated[int, typer.Option(help="how many classes to list")] = 5,
+    layers: Annotated[str, typer.Option(help="layers of the heat map, comma separated")] = "default",
+    weights: Annotated[str, typer.Option(help="Grad-CAM channel weights: per_frame or per_clip")] = "per_frame",
+    of: Annotated[str, typer.Option(help="gradient of: logit or probability")] = "logit",
+    seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
+    steps: Annotated[int | None, typer.Option(help="optimiser steps a mask; the preset's own when left out")] = None,
+    out: Annotated[Path, typer.Option(help="folder for videos, pictures and result.json")] = Path("explained"),
+    as_json: AsJson = False,
+) -> None:
+    """Explain a clip: heat maps, freeze and reverse masks, scores."""
+    from chronolens.local import explain as explain_file  # torch is slow to import and other commands do without it
+
+    options: dict[str, Any] = {
+        "model": model,
+        "methods": _listed(methods),
+        "target": _class(target),
+        "true_class": _class(true_class),
+        "top_k": top_k,
+        "gradcam": {"layers": _listed(layers), "weights": weights, "of": of},
+        "mask": {"preset": mask_preset, "seed": seed, **({} if steps is None else {"steps": steps})},
+    }
+    with _bar() as bar:
+        result = explain_file(clip, out=out, report=_reporter(bar), **options)
+    if as_json:
+        typer.echo(result.model_dump_json())
+    else:
+        answers.print(*explanation_lines(result.model_dump(mode="json")), sep="\n")
+        answers.print(f"files in {out}/", highlight=False)
+
+
+@app.command()
+def predict(
+    clip: Clip,
+    model: Model = "i3d-synthetic",
+    top_k: Annotated[int, typer.Option(help="how many classes to list")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the class of a clip."""
+    from chronolens.local import predict as predict_file
+
+    result = predict_file(clip, model=model, top_k=top_k)
+    if as_json:
+        typer.echo(result.model_dump_json())
+    else:
+        answers.print(prediction_table(result.model_dump(mode="json")))
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the served models."""
+    from chronolens.engine import Engine
+
+    found = Engine().models()
+    if as_json:
+        typer.echo(json.dumps({"models": [info.model_dump(mode="json") for info in found]}))
+        return
+    table = Table("model", "architecture", "data set", "classes", "clip", "macro F1", "weights")
+    for info in found:
+        clip = f"{info.clip.frames} x {info.clip.height} x {info.clip.width}"
+        table.add_row(
+            info.name,
+            info.architecture,
+            info.data_set,
+            str(len(info.classes)),
+            clip,
+            str(info.metrics.get("f1", "-")),
+            info.weights[:12],
+        )
+    answers.print(table)
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="port; 0 takes a free one")] = 8000,
+) -> None:
+    """Run the HTTP service with its worker processes on this machine."""
+    arguments = [sys.executable, "-m", "chronolens_gateway", "--host", host, "--port", str(port)]
+    service = subprocess.Popen(arguments)
+    try:
+        raise typer.Exit(service.wait())
+    except KeyboardInterrupt:  # the service got the signal too and stops its workers first
+        raise typer.Exit(service.wait()) from None
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description:8}"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    return Progress(*columns, console=notes, transient=True)
+
+
+def _reporter(bar: Progress) -> Any:
+    tasks: dict[str, TaskID] = {}
+
+    def report(progress: schemas.Progress) -> None:
+        if progress.phase not in tasks:
+            tasks[progress.phase] = bar.add_task(progress.phase, total=progress.total)
+        bar.update(tasks[progress.phase], completed=progress.done, total=progress.total)
+
+    return report
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _class(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdigit() else text
+
+
+def main() -> None:
+    """Run the command; an error in the input ends it with one line and exit status 2."""
+    try:
+        app()
+    except ChronolensError as error:
+        notes.print(f"[red]{error.code}[/red]: {error.detail}", highlight=False)
+        if error.allowed:
+            notes.print(f"allowed: {', '.join(error.allowed)}", highlight=False)
+        raise SystemExit(BAD_INPUT) from None

@@ -1,0 +1,215 @@
+"""Frames in, scores, heat maps and masks out: the one way to the networks. Every server and the command line call it."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from chronolens.clips import ClipSpec, Frames
+from chronolens.errors import ClipError
+from chronolens.explain import grad_cam, presets, temporal_mask
+from chronolens.explain.blobs import blob_statistics
+from chronolens.explain.capture import valid_layers
+from chronolens.explain.objective import operator_matrix
+from chronolens.explain.protocol import Passes, VideoModel
+from chronolens.explain.scores import drop, explain_scores
+from chronolens.explain.trust import better_than_chance
+from chronolens.models.weights import WeightsRecord, default_store, find_record, load_model, read_records
+from chronolens.options import GradCamOptions, MaskOptions
+from chronolens.schemas import ClipSpecInfo, ModelInfo
+from chronolens.wire import Arrays
+
+Operator = Literal["freeze", "reverse"]
+Facts = dict[str, Any]
+METHODS = ["gradcam", "freeze", "reverse"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A network ready to be asked, with its record and the layers that Grad-CAM accepts."""
+
+    record: WeightsRecord
+    network: VideoModel
+    layers: list[str]
+
+
+class Engine:
+    """The networks of one model store, as :class:`chronolens.pipeline.Engine`.
+
+    Models are loaded at their first use and kept. Weights are float32, parameters frozen, batches of one clip a row.
+
+    Args:
+        store: folder with ``weights.toml``; the shipped one when None.
+        device: torch device; CUDA when there is one, else the CPU, when None.
+    """
+
+    def __init__(self, store: Path | None = None, device: str | None = None) -> None:
+        self.store = store or default_store()
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._loaded: dict[str, Loaded] = {}
+        self._loading = threading.Lock()
+
+    def models(self) -> list[ModelInfo]:
+        """Return the models of the store, each loaded and therefore proven to fit its record."""
+        return [self.describe(name) for name in read_records(self.store)]
+
+    def describe(self, name: str) -> ModelInfo:
+        """Return the public facts of one model.
+
+        Raises:
+            UnknownModelError, WeightsError: no such model, or its weights do not fit.
+        """
+        loaded = self.load(name)
+        record = loaded.record
+        return ModelInfo(
+            name=name,
+            architecture=record.architecture,
+            data_set=record.data_set,
+            classes=list(record.classes),
+            clip=ClipSpecInfo(**dataclasses.asdict(record.clip)),
+            methods=METHODS,
+            layers=loaded.layers,
+            default_layer=loaded.network.default_layer,
+            pathways=[],
+            weights=record.sha256,
+            licence=record.licence,
+            backend="local",
+            state="ready",
+            metrics=record.metrics,
+            warnings=list(record.warnings),
+        )
+
+    def load(self, name: str) -> Loaded:
+        """Return one model, loading it when it is not there yet.
+
+        Raises:
+            UnknownModelError, WeightsError: no such model, or its weights do not fit.
+        """
+        with self._loading:
+            if name not in self._loaded:
+                record = find_record(self.store, name)
+                network = load_model(record, self.store).to(self.device)
+                spec = record.clip
+                layers = valid_layers(network, (3, spec.frames, spec.height, spec.width))
+                self._loaded[name] = Loaded(record, network, layers)
+            return self._loaded[name]
+
+    def look(self, model: str, frames: Frames, *, target: int | None, gradcam: GradCamOptions | None) -> tuple[Arrays, Facts]:
+        """Score the clip and map it, see :meth:`chronolens.pipeline.Engine.look`."""
+        started = time.perf_counter()
+        loaded = self.load(model)
+        clip = self._prepare(frames, loaded.record.clip)
+        if gradcam is None:
+            logits, maps, passes = self._logits(loaded, clip), {}, Passes(forward=1)
+        else:
+            found = grad_cam.heat_maps(loaded.network, clip, target, layers=gradcam.layers, weights=gradcam.weights, of=gradcam.of)
+            logits, passes = found.logits, found.passes
+            maps = {layer: values[0].float().cpu().numpy() for layer, values in found.maps.items()}
+        arrays: Arrays = {"scores": logits[0].double().softmax(0).cpu().numpy()}
+        arrays |= {f"map/{layer}": values for layer, values in maps.items()}
+        spec = loaded.record.clip
+        return arrays, {
+            "target": int(logits[0].argmax()) if target is None else target,
+            "blobs": {layer: blob_statistics(values, spec.height, spec.width) for layer, values in maps.items()},
+            "passes": passes.to_json(),
+            "seconds": time.perf_counter() - started,
+            "device": str(self.device),
+            "dtype": "float32",
+        }
+
+    def learn(
+        self,
+        model: str,
+        frames: Frames,
+        target: int,
+        operator: Operator,
+        options: MaskOptions,
+        state: Facts | None,
+        *,
+        max_steps: int,
+        budget_s: float,
+    ) -> Facts:
+        """Advance one mask, see :meth:`chronolens.pipeline.Engine.learn`."""
+        loaded = self.load(model)
+        started = time.perf_counter()
+        settings = mask_settings(options, operator)
+        before = temporal_mask.begin(settings, len(frames)) if state is None else temporal_mask.MaskState.from_json(state["mask"])
+        clip = self._prepare(frames, loaded.record.clip)
+
+        def late() -> bool:
+            return time.perf_counter() - started >= budget_s
+
+        after = temporal_mask.advance(loaded.network, clip, target, settings, before, max_steps=max_steps, should_stop=late)
+        seconds = (0.0 if state is None else state["seconds"]) + time.perf_counter() - started
+        step, total = temporal_mask.progress(after, settings)
+        facts: Facts = {
+            "state": {"mask": after.to_json(), "seconds": seconds},
+            "done": after.done,
+            "step": step,
+            "total": total,
+            "values": after.values,
+        }
+        if after.done:
+            learned = temporal_mask.finished(after, settings).to_json()
+            facts["learned"] = {**learned, "passes": after.passes.total, "pass_counts": after.passes.to_json(), "seconds": seconds}
+        return facts
+
+    def score(
+        self, model: str, frames: Frames, target: int, true_class: int | None, masks: dict[Operator, list[float]], options: MaskOptions
+    ) -> Facts:
+        """Score the perturbed clips, see :meth:`chronolens.pipeline.Engine.score`."""
+        started = time.perf_counter()
+        loaded = self.load(model)
+        clip = self._prepare(frames, loaded.record.clip)
+        rule = mask_settings(options, "reverse")
+        found = explain_scores(
+            loaded.network,
+            clip,
+            target,
+            true_class,
+            masks.get("freeze"),
+            masks.get("reverse"),
+            pair=rule.pair,
+            threshold=rule.threshold,
+        )
+        chance = {
+            operator: better_than_chance(loaded.network, clip, target, values, operator, pair=rule.pair, threshold=rule.threshold)
+            for operator, values in masks.items()
+        }
+        compared = sum(entry["windows"] + 1 for entry in chance.values() if entry["windows"])
+        soft = found["soft"]
+        return {
+            "soft": soft,
+            "thresholded": found["thresholded"],
+            "drop": drop(soft["original"], soft["freeze"], soft["reverse"]),
+            "chance": chance,
+            "perturbation": {
+                operator: operator_matrix(operator, torch.tensor([values]), rule.pair, rule.threshold)[0].tolist()
+                for operator, values in masks.items()
+            },
+            "passes": (found["passes"] + Passes(forward=compared)).to_json(),
+            "seconds": time.perf_counter() - started,
+        }
+
+    def _logits(self, loaded: Loaded, clip: Tensor) -> Tensor:
+        with torch.no_grad():
+            return loaded.network(clip)
+
+    def _prepare(self, frames: Frames, spec: ClipSpec) -> Tensor:
+        if frames.shape != (spec.frames, spec.height, spec.width, 3):
+            raise ClipError(f"the model takes {spec.frames} frames of {spec.height} x {spec.width}", code="wrong-clip-shape")
+        clip = torch.from_numpy(frames).to(self.device).permute(3, 0, 1, 2)[None].float() * spec.scale
+        mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1, 1) for values in (spec.mean, spec.std))
+        return (clip - mean) / std
+
+
+def mask_settings(options: MaskOptions, operator: Operator) -> presets.MaskSettings:
+    """Return the preset of the options with the values that were given instead of its own."""
+    given = options.model_dump(exclude={"preset", "dataset"}, exclude_none=True)
+    return presets.settings(options.preset, operator, dataset=options.dataset, **given)

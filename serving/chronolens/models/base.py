@@ -1,0 +1,26 @@
+"""What every architecture offers beside its logits."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class VideoNetwork(nn.Module):
+    """A classifier of clips: (N, 3, T, H, W) float32, prepared by the clip spec of its weights, to logits (N, num_classes).
+
+    Attributes:
+        default_layer: dotted name of the module whose output is mapped by Grad-CAM unless the caller names another.
+        time_first_layers: modules that return (N, T, C, H, W); all others return (N, C, T, H, W).
+    """
+
+    default_layer: str
+    time_first_layers: frozenset[str] = frozenset()
+
+    def linear_head(self, steps: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
+        """Return what the closed form of Grad-CAM needs, for activations of the default layer with T' x H' x W' positions.
+
+        Returns:
+            Classifier weights (num_classes, C) and the share (T', H', W') with which each position enters the logits (sums to 1);
+            None when the logits are not linear in the default layer, so that Grad-CAM takes a backward pass.
+        """
+        return None
