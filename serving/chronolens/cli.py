@@ -64,7 +64,7 @@ def explain(
     if as_json:
         typer.echo(result.model_dump_json())
     else:
-        answers.print(*explanation_lines(result.model_dump(mode="json")), sep="\n")
+        answers.print(*explanation_lines(result.model_dump(mode="json")), sep="\n", soft_wrap=True)
         answers.print(f"files in {out}/", highlight=False)
 
 

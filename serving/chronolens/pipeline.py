@@ -9,21 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from chronolens import __version__
-from chronolens.artefacts import write_artefacts
+from chronolens.artefacts import Picture, write_artefacts
 from chronolens.clips import DecodedClip, Frames
 from chronolens.errors import NonFiniteResultError
+from chronolens.explain.words import OPERATORS, Operator
 from chronolens.options import ExplanationOptions, GradCamOptions, MaskOptions, PredictionOptions, class_index
 from chronolens.report import build_result, heat_map_report, prediction_fields
 from chronolens.schemas import ExplanationResult, ModelInfo, PredictionResult, Progress
 from chronolens.video.prepare import resize_frames
 from chronolens.wire import Arrays, pack, unpack
 
-Operator = Literal["freeze", "reverse"]
 Facts = dict[str, Any]
 Step = Callable[[str, Callable[[], Facts]], Facts]
 HEAT_MAPS = "heat-maps.safetensors"
@@ -124,9 +124,10 @@ def explain(
     frames = resize_frames(clip.frames, info.clip.height, info.clip.width)
     report(Progress(phase="predict", done=0, total=1))
     look = step("look", lambda: _look(engine, clip, frames, options, info, folder))
+    report(Progress(phase="gradcam" if "gradcam" in options.methods else "predict", done=1, total=1))
     target = int(look["target"])
     learned: dict[Operator, Facts] = {}
-    for operator in ("freeze", "reverse"):
+    for operator in OPERATORS:
         if operator in options.methods:
             learned[operator] = _learn(engine, frames, target, operator, options, info, step=step, report=report)
     scored = step("score", lambda: _score(engine, frames, target, learned, options, info))
@@ -198,19 +199,16 @@ def _render(
 ) -> Facts:
     started = time.perf_counter()
     maps, _ = unpack((folder / HEAT_MAPS).read_bytes())
-    masks = {operator: np.asarray(facts["values"]) for operator, facts in learned.items()}
-    perturbations = {operator: np.asarray(matrix) for operator, matrix in scored["perturbation"].items()}
-    files = write_artefacts(
-        folder,
-        options.wanted_artefacts(),
+    picture = Picture(
         clip,
         label=info.classes[look["target"]],
         scores=scored["soft"],
-        maps={name.removeprefix("map/"): array for name, array in maps.items()},
-        masks=masks,
-        perturbations=perturbations,
         class_scores=np.asarray(look["scores"]),
+        maps={entry["layer"]: maps[f"map/{entry['layer']}"] for entry in look["gradcam"]},
+        masks={operator: np.asarray(facts["values"]) for operator, facts in learned.items()},
+        perturbations={operator: np.asarray(matrix) for operator, matrix in scored["perturbation"].items()},
     )
+    files = write_artefacts(folder, options.wanted_artefacts(), picture)
     return {"artefacts": files, "seconds": time.perf_counter() - started}
 
 

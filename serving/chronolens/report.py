@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from chronolens.clips import DecodedClip
+from chronolens.explain.segments import active, length, segments
 from chronolens.options import ExplanationOptions, GradCamOptions
 from chronolens.render.overlay import expand_steps
 from chronolens.schemas import (
@@ -31,7 +32,6 @@ from chronolens.schemas import (
 )
 
 Facts = Mapping[str, Any]
-ON = 0.5  # a frame counts as masked above this value
 
 
 def clip_summary(clip: DecodedClip) -> ClipSummary:
@@ -69,21 +69,6 @@ def prediction_fields(
     }
 
 
-def segments(values: Sequence[float], clip: DecodedClip) -> list[Segment]:
-    """Return the runs of consecutive masked frames (value > 0.5) with source frame numbers and times, both ends included."""
-    active = np.concatenate([[False], np.asarray(values) > ON, [False]])
-    edges = np.flatnonzero(active[1:] != active[:-1])
-    return [
-        Segment(
-            first_frame=int(clip.indices[first]),
-            last_frame=int(clip.indices[after - 1]),
-            start_s=round(float(clip.timestamps_s[first]), 6),
-            end_s=round(float(clip.timestamps_s[after - 1]), 6),
-        )
-        for first, after in zip(edges[::2], edges[1::2], strict=True)
-    ]
-
-
 def heat_map_report(layer: str, maps: npt.NDArray[Any], blobs: Mapping[str, Any], options: GradCamOptions, clip: DecodedClip) -> HeatMap:
     """Return one heat map as the answer shows it; ``maps`` is unscaled, (T', H', W')."""
     return HeatMap(
@@ -108,12 +93,12 @@ def heat_masses(maps: npt.NDArray[Any], clip: DecodedClip) -> list[FrameMass]:
 def mask_report(learned: Facts, chance: Facts, clip: DecodedClip) -> Mask:
     """Return one learned mask as the answer shows it."""
     values = [float(value) for value in learned["values"]]
-    active = [value > ON for value in values]
+    spans = segments(values, clip.indices.tolist(), clip.timestamps_s.tolist(), duration_s=clip.info.duration_s)
     return Mask(
         values=values,
-        active=active,
-        segments=segments(values, clip),
-        length=sum(active),
+        active=active(values),
+        segments=[Segment(**span) for span in spans],
+        length=length(values),
         objective=learned["objective"],
         steps=learned["steps"],
         converged=learned["converged"],

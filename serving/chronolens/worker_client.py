@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 
 from chronolens import errors
 from chronolens.clips import Frames
+from chronolens.explain.words import Operator
 from chronolens.options import GradCamOptions, MaskOptions
 from chronolens.schemas import ModelInfo
 from chronolens.wire import MEDIA_TYPE, Arrays, pack, unpack
@@ -54,7 +55,7 @@ class WorkerClient:
         model: str,
         frames: Frames,
         target: int,
-        operator: Literal["freeze", "reverse"],
+        operator: Operator,
         options: MaskOptions,
         state: dict[str, Any] | None,
         *,
@@ -71,7 +72,7 @@ class WorkerClient:
         frames: Frames,
         target: int,
         true_class: int | None,
-        masks: dict[Literal["freeze", "reverse"], list[float]],
+        masks: dict[Operator, list[float]],
         options: MaskOptions,
     ) -> dict[str, Any]:
         """See :meth:`chronolens.pipeline.Engine.score`."""

@@ -1,0 +1,128 @@
+"""The files of an explanation: videos, filmstrip, arrays. Takes arrays, writes files; every name has one writer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from chronolens.clips import DecodedClip, Frames
+from chronolens.render.film import filmstrip
+from chronolens.render.overlay import apply_matrix, gradcam_frames, unit_range
+from chronolens.render.panel import PanelText, panel_frames
+from chronolens.render.strip import masked_frames
+from chronolens.video.encode import write_h264
+
+Array = npt.NDArray[Any]
+MEDIA_TYPES = {".mp4": "video/mp4", ".png": "image/png", ".npz": "application/zip"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What there is to show of one explained clip.
+
+    Args:
+        clip: the sampled frames at source size.
+        label: of the explained class.
+        scores: soft scores of that class by name, None where not computed.
+        class_scores: (K,) softmax probabilities of all classes.
+        maps: layer name to its unscaled map (T', H', W'); the first one is drawn.
+        masks: operator to its (T,) values in [0, 1].
+        perturbations: operator to its (T, T) matrix.
+    """
+
+    clip: DecodedClip
+    label: str
+    scores: Mapping[str, float | None]
+    class_scores: Array
+    maps: Mapping[str, Array]
+    masks: Mapping[str, Array]
+    perturbations: Mapping[str, Array]
+
+    @property
+    def heat(self) -> Array | None:
+        """The map to draw, scaled once for the clip to [0, 1]; None without Grad-CAM."""
+        return unit_range(next(iter(self.maps.values()))) if self.maps else None
+
+    def perturbed(self, operator: str) -> Frames:
+        """Return the clip (T, H, W, 3) under the learned mask of one operator."""
+        return apply_matrix(self.clip.frames, self.perturbations[operator])
+
+
+def write_artefacts(folder: Path, names: Iterable[str], picture: Picture) -> list[dict[str, Any]]:
+    """Write the files named and return ``name``, ``media_type``, ``size_bytes`` and ``sha256`` of each.
+
+    The same input gives the same bytes with the same library versions.
+    """
+    facts = []
+    for name in names:
+        path = folder / name
+        _WRITERS[name](path, picture)
+        body = path.read_bytes()
+        digest = hashlib.sha256(body).hexdigest()
+        facts.append({"name": name, "media_type": MEDIA_TYPES[path.suffix], "size_bytes": len(body), "sha256": digest})
+    return facts
+
+
+def _panel(path: Path, picture: Picture) -> None:
+    operator = next(iter(picture.masks), None)
+    clip, scores = picture.clip, picture.scores
+    names = {"freeze": "frozen", "reverse": "reversed"}
+    shown = {"frozen": "freeze", "frozen frames reversed": "reverse", "reversed (own mask)": "reverse_learned"}
+    details = [f"{words}: {scores[name]:.3f}" for words, name in shown.items() if scores.get(name) is not None]
+    text = PanelText(
+        headline=f"{picture.label}  {scores['original']:.3f}",
+        details=details,
+        titles=("original", "heat map (Grad-CAM)", f"{names[operator]} where the mask is on" if operator else ""),
+    )
+    perturbed = picture.perturbed(operator) if operator else None
+    mask = picture.masks[operator] if operator else None
+    write_h264(path, panel_frames(clip.frames, picture.heat, perturbed, mask, text, clip.timestamps_s), clip.timestamps_s)
+
+
+def _gradcam(path: Path, picture: Picture) -> None:
+    if picture.heat is not None:
+        write_h264(path, gradcam_frames(picture.clip.frames, picture.heat), picture.clip.timestamps_s)
+
+
+def _masked(operator: str) -> Callable[[Path, Picture], None]:
+    def write(path: Path, picture: Picture) -> None:
+        write_h264(path, masked_frames(picture.perturbed(operator), picture.masks[operator]), picture.clip.timestamps_s)
+
+    return write
+
+
+def _strip(path: Path, picture: Picture) -> None:
+    clip = picture.clip
+    headline = f"{picture.label}  {picture.scores['original']:.3f}"
+    image = filmstrip(clip.frames, picture.heat, picture.masks, clip.indices, clip.timestamps_s, headline=headline)
+    encoded, body = cv2.imencode(".png", image[:, :, ::-1])
+    if not encoded:
+        raise RuntimeError("OpenCV could not encode a PNG")
+    path.write_bytes(body.tobytes())
+
+
+def _arrays(path: Path, picture: Picture) -> None:
+    clip = picture.clip
+    arrays = {"frame": clip.indices, "timestamp_s": clip.timestamps_s, "class_scores": picture.class_scores}
+    arrays |= {f"heat_map.{layer}": values for layer, values in picture.maps.items()}
+    arrays |= {f"mask.{operator}": values for operator, values in picture.masks.items()}
+    arrays |= {f"perturbation.{operator}": values for operator, values in picture.perturbations.items()}
+    with path.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+_WRITERS: dict[str, Callable[[Path, Picture], None]] = {
+    "panel.mp4": _panel,
+    "gradcam.mp4": _gradcam,
+    "freeze.mp4": _masked("freeze"),
+    "reverse.mp4": _masked("reverse"),
+    "arrays.npz": _arrays,
+    "strip.png": _strip,
+}

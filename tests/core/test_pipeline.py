@@ -1,0 +1,169 @@
+"""The whole explanation through a tiny engine: bookkeeping by hand, resuming, and what does not change the answer."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from chronolens import pipeline
+from chronolens.engine import Engine, mask_settings
+from chronolens.errors import ClipError, NonFiniteResultError, UnknownModelError
+from chronolens.explain.perturbation import apply, freeze_matrix
+from chronolens.options import ExplanationOptions, GradCamOptions, MaskOptions, PredictionOptions
+from chronolens.report import heat_masses
+from chronolens.summary import explanation_lines
+from chronolens.video.prepare import prepare, resize_frames
+
+MASK = {"preset": "default", "steps": 6}
+
+
+@pytest.fixture
+def engine(tiny_store):
+    return Engine(tiny_store, device="cpu")
+
+
+def explained(engine, clip, folder, step=pipeline.direct, **options):
+    folder.mkdir(exist_ok=True)
+    wanted = ExplanationOptions(**{"model": "tiny-clstm", "mask": MASK, "artefacts": [], **options})
+    return pipeline.explain(engine, clip, wanted, engine.describe(wanted.model), folder, step=step)
+
+
+def comparable(result):
+    """Everything but the times."""
+    return {key: value for key, value in result.model_dump().items() if key != "timing_s"}
+
+
+@pytest.mark.parametrize("model", ["tiny-clstm", "tiny-i3d"])
+def test_prediction_is_the_softmax_of_the_network(engine, clip, model):
+    info = engine.describe(model)
+    result = pipeline.predict(engine, clip, PredictionOptions(model=model, top_k=2), info)
+    spec = engine.load(model).record.clip
+    with torch.no_grad():
+        expected = engine.load(model).network(torch.from_numpy(prepare(clip.frames, spec))).softmax(1)[0]
+    best = expected.argsort(descending=True)[:2]
+    assert [entry.class_index for entry in result.predictions] == best.tolist()
+    assert [entry.score for entry in result.predictions] == pytest.approx(expected[best].tolist(), abs=1e-5)
+    assert result.warnings == ["random weights"]
+
+
+def test_scores_belong_to_the_masks_that_are_returned(engine, clip, tmp_path):
+    result = explained(engine, clip, tmp_path)
+    values = torch.tensor([result.masks["freeze"].values])
+    loaded = engine.load("tiny-clstm")
+    prepared = torch.from_numpy(prepare(clip.frames, loaded.record.clip))
+    with torch.no_grad():
+        score = loaded.network(apply(freeze_matrix(values), prepared)).softmax(1)[0, result.target.class_index].item()
+    assert result.scores.freeze == pytest.approx(score, abs=1e-5)
+    assert result.masks["freeze"].objective.score == pytest.approx(score, abs=1e-5)
+    assert result.drop.freeze == pytest.approx(result.scores.original - result.scores.freeze, abs=1e-9)
+    assert result.drop.difference == pytest.approx(result.scores.reverse - result.scores.freeze, abs=1e-9)
+    assert result.scores.original == pytest.approx(result.predictions[0].score, abs=1e-5)
+
+
+def test_passes_are_the_sum_of_the_parts_and_no_weight_gradient_is_taken(engine, clip, tmp_path):
+    result = explained(engine, clip, tmp_path)
+    assert result.passes["weight_gradient"] == 0
+    assert result.passes["total"] == result.passes["forward"] + result.passes["input_gradient"]
+    assert result.passes["input_gradient"] == 1 + 6 + 6  # one for the heat map of a C-LSTM, one for each step of each mask
+    assert explained(engine, clip, tmp_path, methods=["gradcam"], model="tiny-i3d").passes["input_gradient"] == 0  # closed form
+
+
+def test_target_by_label_is_explained_and_named(engine, clip, tmp_path):
+    result = explained(engine, clip, tmp_path, target="holding", true_class=0)
+    assert (result.target.class_index, result.target.label, result.target.why) == (3, "holding", "requested")
+    scores = {entry.class_index: entry.score for entry in result.predictions}
+    assert result.scores.original == pytest.approx(scores[3], abs=1e-5)
+    assert result.scores.true_class == pytest.approx(scores[0], abs=1e-5)
+
+
+def test_only_what_was_asked_for_is_computed(engine, clip, tmp_path):
+    result = explained(engine, clip, tmp_path, methods=["reverse"])
+    assert list(result.masks) == ["reverse"]
+    assert result.gradcam == []
+    assert result.scores.freeze is None
+    assert result.drop.ratio is None
+    assert "freeze" in (result.drop.reason or "")
+
+
+def test_checkpoints_survive_json_and_a_kill_changes_nothing(engine, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "SLICE_STEPS", 2)
+    whole = explained(engine, clip, tmp_path / "whole")
+    kept = {}
+
+    class KilledError(Exception):
+        pass
+
+    def record(name, work):
+        if name not in kept:
+            if len(kept) == 4:
+                raise KilledError
+            kept[name] = json.dumps(work())
+        return json.loads(kept[name])
+
+    with pytest.raises(KilledError):
+        explained(engine, clip, tmp_path / "killed", step=record)
+    assert len(kept) == 4
+
+    def resume(name, work):
+        return json.loads(kept[name]) if name in kept else work()
+
+    assert comparable(explained(engine, clip, tmp_path / "killed", step=resume)) == comparable(whole)
+
+
+def test_slice_size_does_not_change_the_mask(engine, clip, tmp_path, monkeypatch):
+    whole = explained(engine, clip, tmp_path)
+    monkeypatch.setattr(pipeline, "SLICE_SECONDS", 0.0)  # every slice does a single step
+    assert comparable(explained(engine, clip, tmp_path)) == comparable(whole)
+
+
+def test_segments_and_masses_use_source_frames(engine, clip):
+    maps = np.array([[[1.0]], [[0.0]], [[2.0]], [[1.0]]])  # 4 steps for 8 frames: each stands for two
+    masses = heat_masses(maps, clip)
+    assert [entry.frame for entry in masses] == [1, 3, 5, 7, 9, 11, 13, 15]
+    assert [entry.mass for entry in masses] == [0.125, 0.125, 0, 0, 0.25, 0.25, 0.125, 0.125]
+    assert all(entry.mass == 0 for entry in heat_masses(np.zeros((4, 2, 2)), clip))
+
+
+def test_artefacts_are_what_was_asked_for_and_reproducible(engine, clip, tmp_path):
+    names = ["panel.mp4", "gradcam.mp4", "freeze.mp4", "reverse.mp4", "arrays.npz", "strip.png"]
+    first = explained(engine, clip, tmp_path / "a", artefacts=names)
+    second = explained(engine, clip, tmp_path / "b", artefacts=names)
+    assert [entry.name for entry in first.artefacts] == names
+    assert [entry.sha256 for entry in first.artefacts] == [entry.sha256 for entry in second.artefacts]
+    for entry in first.artefacts:
+        assert (tmp_path / "a" / entry.name).stat().st_size == entry.size_bytes
+    with np.load(tmp_path / "a" / "arrays.npz") as arrays:
+        assert arrays["mask.freeze"].tolist() == first.masks["freeze"].values
+        assert arrays["heat_map.clstm.cell1"].shape == tuple(first.gradcam[0].shape)
+        np.testing.assert_allclose(arrays["perturbation.reverse"].sum(axis=1), 1, atol=1e-6)
+        assert arrays["frame"].tolist() == [1, 3, 5, 7, 9, 11, 13, 15]
+
+
+def test_wrong_shapes_names_and_broken_networks_are_clear_errors(engine, clip, tmp_path):
+    with pytest.raises(UnknownModelError):
+        engine.describe("other")
+    with pytest.raises(ClipError) as caught:
+        engine.look("tiny-clstm", clip.frames, target=None, gradcam=None)
+    assert caught.value.code == "wrong-clip-shape"
+    network = engine.load("tiny-clstm").network
+    with torch.no_grad():
+        network.endFC.bias.fill_(float("nan"))
+    frames = resize_frames(clip.frames, 32, 32)
+    with pytest.raises(NonFiniteResultError):
+        engine.look("tiny-clstm", frames, target=None, gradcam=GradCamOptions())
+    with pytest.raises(NonFiniteResultError):
+        pipeline.predict(engine, clip, PredictionOptions(model="tiny-clstm"), engine.describe("tiny-clstm"))
+
+
+def test_mask_options_override_the_preset():
+    settings = mask_settings(MaskOptions(preset="authors", dataset="kth", steps=7, pair="mean"), "reverse")
+    assert (settings.l1, settings.tv, settings.steps, settings.pair, settings.learning_rate) == (0.02, 0.04, 7, "mean", 0.2)
+    assert mask_settings(MaskOptions(l1=0.5), "freeze").l1 == 0.5
+
+
+def test_the_summary_names_the_figures(engine, clip, tmp_path):
+    result = explained(engine, clip, tmp_path)
+    text = "\n".join(line for line in explanation_lines(result.model_dump(mode="json")) if isinstance(line, str))
+    assert f"OS {result.scores.original:.3f}" in text
+    assert f"freeze mask: {result.masks['freeze'].length} of 8 frames" in text
