@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from chronolens import cli_training, schemas
 from chronolens.errors import ChronolensError
@@ -94,7 +94,7 @@ def models(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps({"models": [info.model_dump(mode="json") for info in found]}))
         return
-    table = Table("model", "architecture", "data set", "classes", "clip", "macro F1", "weights")
+    table = Table(Column("model", no_wrap=True), "architecture", "data set", "classes", "clip", "macro F1", "weights")
     for info in found:
         clip = f"{info.clip.frames} x {info.clip.height} x {info.clip.width}"
         table.add_row(
