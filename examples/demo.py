@@ -89,7 +89,7 @@ def main() -> None:
         with service(Path(data)) as url, Client(url) as client:
             say.print(f"service ready at {url} after {time.monotonic() - started:.1f} s", highlight=False)
             result = explain(client, options.clip, options.model, options.out)
-    say.print(*explanation_lines(result), sep="\n")
+    say.print(*explanation_lines(result), sep="\n", soft_wrap=True)
     files = ", ".join(sorted(path.name for path in options.out.iterdir()))
     say.print(f"{options.out}/: {files}\ndone in {time.monotonic() - started:.0f} s; open {options.out}/panel.mp4", highlight=False)
 

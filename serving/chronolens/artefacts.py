@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from chronolens.clips import DecodedClip, Frames
+from chronolens.clips import CellGrid, DecodedClip, Frames
 from chronolens.render.film import filmstrip
-from chronolens.render.overlay import apply_matrix, gradcam_frames, unit_range
+from chronolens.render.overlay import apply_matrix, gradcam_frames, heat_shares, lay_on_clip, unit_range
 from chronolens.render.panel import PanelText, panel_frames
 from chronolens.render.strip import masked_frames
 from chronolens.video.encode import write_h264
@@ -33,6 +33,8 @@ class Picture:
         scores: soft scores of that class by name, None where not computed.
         class_scores: (K,) softmax probabilities of all classes.
         maps: layer name to its unscaled map (T', H', W'); the first one is drawn.
+        grids: layer name to where its cells lie.
+        input_size: height and width of the model's input.
         masks: operator to its (T,) values in [0, 1].
         perturbations: operator to its (T, T) matrix.
     """
@@ -42,13 +44,23 @@ class Picture:
     scores: Mapping[str, float | None]
     class_scores: Array
     maps: Mapping[str, Array]
+    grids: Mapping[str, CellGrid]
+    input_size: tuple[int, int]
     masks: Mapping[str, Array]
     perturbations: Mapping[str, Array]
 
     @property
     def heat(self) -> Array | None:
-        """The map to draw, scaled once for the clip to [0, 1]; None without Grad-CAM."""
-        return unit_range(next(iter(self.maps.values()))) if self.maps else None
+        """The map to draw, scaled once for the clip to [0, 1], (T', height, width) of the model's input; None without Grad-CAM."""
+        if not self.maps:
+            return None
+        layer, values = next(iter(self.maps.items()))
+        return lay_on_clip(unit_range(values), self.grids[layer], *self.input_size)
+
+    @property
+    def heat_shares(self) -> Array | None:
+        """The share (T,) of the drawn map on each frame; None without Grad-CAM."""
+        return heat_shares(next(iter(self.maps.values())), len(self.clip.frames)) if self.maps else None
 
     def perturbed(self, operator: str) -> Frames:
         """Return the clip (T, H, W, 3) under the learned mask of one operator."""
@@ -101,7 +113,8 @@ def _masked(operator: str) -> Callable[[Path, Picture], None]:
 def _strip(path: Path, picture: Picture) -> None:
     clip = picture.clip
     headline = f"{picture.label}  {picture.scores['original']:.3f}"
-    image = filmstrip(clip.frames, picture.heat, picture.masks, clip.indices, clip.timestamps_s, headline=headline)
+    rows = (picture.heat, picture.heat_shares, picture.masks)
+    image = filmstrip(clip.frames, *rows, clip.indices, clip.timestamps_s, headline=headline)
     encoded, body = cv2.imencode(".png", image[:, :, ::-1])
     if not encoded:
         raise RuntimeError("OpenCV could not encode a PNG")

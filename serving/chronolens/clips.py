@@ -36,6 +36,18 @@ class ClipSpec:
 
 
 @dataclass(frozen=True)
+class CellGrid:
+    """Where the cells of a layer's map lie on the prepared clip.
+
+    Along each axis (T, H, W) the receptive field of cell ``i`` is centred at ``first + i * stride``, in frames and pixels of the model's
+    input, where pixel 0 reaches from 0 to 1. Asymmetric padding moves ``first`` away from ``stride / 2``.
+    """
+
+    stride: tuple[float, float, float]
+    first: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class ClipInfo:
     """Facts about the source file; counts are those of the decoded truth, not of the header."""
 

@@ -18,13 +18,15 @@ from chronolens.explain import grad_cam, presets, temporal_mask
 from chronolens.explain.blobs import blob_statistics
 from chronolens.explain.capture import valid_layers
 from chronolens.explain.objective import operator_matrix
-from chronolens.explain.protocol import Passes, VideoModel, class_indices, require_finite
+from chronolens.explain.protocol import Passes, class_indices, require_finite
 from chronolens.explain.scores import drop, explain_scores
 from chronolens.explain.trust import better_than_chance
 from chronolens.explain.words import Operator
+from chronolens.models.base import VideoNetwork
 from chronolens.models.weights import WeightsRecord, default_store, find_record, load_model, read_records
 from chronolens.options import GradCamOptions, MaskOptions
 from chronolens.schemas import ClipSpecInfo, ModelInfo
+from chronolens.video.prepare import prepare
 from chronolens.wire import Arrays
 
 Facts = dict[str, Any]
@@ -36,7 +38,7 @@ class Loaded:
     """A network ready to be asked, with its record and the layers that Grad-CAM accepts."""
 
     record: WeightsRecord
-    network: VideoModel
+    network: VideoNetwork
     layers: list[str]
 
 
@@ -120,6 +122,7 @@ class Engine:
         return arrays, {
             "target": int(class_indices(logits, target)[0]),
             "blobs": {layer: blob_statistics(values, spec.height, spec.width) for layer, values in maps.items()},
+            "cells": {layer: dataclasses.asdict(loaded.network.cell_grid(layer, spec.frames, spec.height, spec.width)) for layer in maps},
             "passes": passes.to_json(),
             "seconds": time.perf_counter() - started,
             "device": str(self.device),
@@ -206,9 +209,7 @@ class Engine:
     def _prepare(self, frames: Frames, spec: ClipSpec) -> Tensor:
         if frames.shape != (spec.frames, spec.height, spec.width, 3):
             raise ClipError(f"the model takes {spec.frames} frames of {spec.height} x {spec.width}", code="wrong-clip-shape")
-        clip = torch.from_numpy(frames).to(self.device).permute(3, 0, 1, 2)[None].float() * spec.scale
-        mean, std = (torch.tensor(values, device=self.device).view(1, 3, 1, 1, 1) for values in (spec.mean, spec.std))
-        return (clip - mean) / std
+        return torch.from_numpy(prepare(frames, spec)).to(self.device)
 
 
 def mask_settings(options: MaskOptions, operator: Operator) -> presets.MaskSettings:

@@ -15,7 +15,7 @@ import numpy as np
 
 from chronolens import __version__
 from chronolens.artefacts import Picture, write_artefacts
-from chronolens.clips import DecodedClip, Frames
+from chronolens.clips import CellGrid, DecodedClip, Frames
 from chronolens.errors import NonFiniteResultError
 from chronolens.explain.words import OPERATORS, Operator
 from chronolens.options import ExplanationOptions, GradCamOptions, MaskOptions, PredictionOptions, class_index
@@ -145,10 +145,7 @@ def _look(engine: Engine, clip: DecodedClip, frames: Frames, options: Explanatio
     for array in maps.values():
         _finite(array)
     (folder / HEAT_MAPS).write_bytes(pack(maps, {}))
-    reports = [
-        heat_map_report(name.removeprefix("map/"), array, facts["blobs"], options.gradcam, clip).model_dump()
-        for name, array in maps.items()
-    ]
+    reports = [heat_map_report(name.removeprefix("map/"), array, facts, options.gradcam, clip).model_dump() for name, array in maps.items()]
     return {**facts, "scores": scores.tolist(), "gradcam": reports}
 
 
@@ -205,6 +202,8 @@ def _render(
         scores=scored["soft"],
         class_scores=np.asarray(look["scores"]),
         maps={entry["layer"]: maps[f"map/{entry['layer']}"] for entry in look["gradcam"]},
+        grids={entry["layer"]: CellGrid(**entry["cells"]) for entry in look["gradcam"]},
+        input_size=(info.clip.height, info.clip.width),
         masks={operator: np.asarray(facts["values"]) for operator, facts in learned.items()},
         perturbations={operator: np.asarray(matrix) for operator, matrix in scored["perturbation"].items()},
     )

@@ -11,9 +11,11 @@ import numpy.typing as npt
 from chronolens.clips import DecodedClip
 from chronolens.explain.segments import active, length, segments
 from chronolens.options import ExplanationOptions, GradCamOptions
-from chronolens.render.overlay import expand_steps
+from chronolens.render.overlay import heat_shares
 from chronolens.schemas import (
     Artefact,
+    Blobs,
+    Cells,
     Chance,
     ClassScore,
     ClipSummary,
@@ -69,7 +71,7 @@ def prediction_fields(
     }
 
 
-def heat_map_report(layer: str, maps: npt.NDArray[Any], blobs: Mapping[str, Any], options: GradCamOptions, clip: DecodedClip) -> HeatMap:
+def heat_map_report(layer: str, maps: npt.NDArray[Any], facts: Facts, options: GradCamOptions, clip: DecodedClip) -> HeatMap:
     """Return one heat map as the answer shows it; ``maps`` is unscaled, (T', H', W')."""
     return HeatMap(
         layer=layer,
@@ -77,16 +79,15 @@ def heat_map_report(layer: str, maps: npt.NDArray[Any], blobs: Mapping[str, Any]
         weights=options.weights,
         of=options.of,
         shape=list(maps.shape),
-        blobs=blobs[layer],
+        cells=Cells(**facts["cells"][layer]),
+        blobs=Blobs(**facts["blobs"][layer]),
         frames=heat_masses(maps, clip),
     )
 
 
 def heat_masses(maps: npt.NDArray[Any], clip: DecodedClip) -> list[FrameMass]:
     """Return the share of the heat on each sampled frame; maps (T', H', W') of fewer steps are expanded by repetition."""
-    per_frame = expand_steps(maps, len(clip.indices)).sum(axis=(1, 2), dtype=np.float64)
-    total = per_frame.sum()
-    shares = per_frame / total if total > 0 else per_frame
+    shares = heat_shares(maps, len(clip.indices))
     return [FrameMass(frame=int(index), mass=float(share)) for index, share in zip(clip.indices, shares, strict=True)]
 
 

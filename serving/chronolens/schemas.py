@@ -105,6 +105,13 @@ class Blobs(_Answer):
     mean_center_distance_px: float | None
 
 
+class Cells(_Answer):
+    """Where the cells of a map lie, (T, H, W): cell ``i`` sees around ``first + i * stride``, in frames and pixels of the model's input."""
+
+    stride: tuple[float, float, float]
+    first: tuple[float, float, float]
+
+
 class FrameMass(_Answer):
     """Share of the whole heat map that lies on one sampled frame; the shares of a clip sum to 1 (or all are 0)."""
 
@@ -120,6 +127,7 @@ class HeatMap(_Answer):
     weights: str
     of: str
     shape: list[int]
+    cells: Cells
     blobs: Blobs
     frames: list[FrameMass]
 

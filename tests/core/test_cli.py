@@ -92,7 +92,7 @@ def test_a_file_that_is_no_video_is_refused(tmp_path):
     (tmp_path / "clip.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
     with pytest.raises(UnsupportedClipError) as caught:
         predict(tmp_path / "clip.mp4", model="tiny-clstm")
-    assert caught.value.code == "unrecognised"
+    assert caught.value.code == "playlist"
 
 
 def test_three_lines_of_python(movie, tmp_path):

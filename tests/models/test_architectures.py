@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from chronolens.clips import CellGrid
 from chronolens.errors import OptionsError, UnknownModelError
 from chronolens.models import build_model, list_models
 from chronolens.models.blocks import pad_same, same_padding
@@ -77,6 +78,36 @@ def test_pad_same_pads_time_rows_columns_in_order():
     assert padded.shape == (1, 1, 6, 6, 6)
     assert padded[0, 0, 0].abs().sum() == 0  # one step before
     assert padded[0, 0, 1, -1].abs().sum() == 0  # one row after
+
+
+def test_the_cells_of_a_map_lie_where_the_padding_puts_them():
+    grid = I3D(I3DConfig(2, temporal_strides=(2, 1, 1), last_stride=1)).cell_grid("Mixed_5c", 16, 112, 112)
+    # odd padding after, at strides 2, 4 and 8: 0.5 + 1 + 2 + 4 + 8 = 15.5 instead of 8; in time 0.5 + 1 instead of 1
+    assert grid == CellGrid((2, 16, 16), (1.5, 15.5, 15.5))
+    assert I3D(I3DConfig(2)).cell_grid("Mixed_5c", 16, 224, 224) == CellGrid((2, 32, 32), (1.0, 23.5, 23.5))
+    clstm = CLSTM(CLSTMConfig(2, height=112, width=112, strides=(2, 2, 1)))
+    assert clstm.cell_grid("clstm.cell0", 16, 112, 112) == CellGrid((1, 2, 2), (0.5, 0.5, 0.5))
+    assert clstm.cell_grid("clstm.cell2", 16, 112, 112) == CellGrid((1, 16, 16), (0.5, 5.5, 5.5))
+
+
+@pytest.mark.parametrize(("layer", "cell"), [("Conv3d_1a_7x7", 40), ("MaxPool3d_3a_3x3", 10), ("Mixed_3b", 11), ("MaxPool3d_4a_3x3", 5)])
+def test_the_grid_is_the_centre_of_mass_of_what_a_cell_sees(layer, cell, monkeypatch):
+    monkeypatch.setattr(F, "max_pool3d", lambda x, kernel, stride: F.avg_pool3d(x, kernel, stride))  # evenly, so that mass is defined
+    model = I3D(I3DConfig(2, temporal_strides=(2, 1, 1), last_stride=1)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.01)
+    clip = torch.ones(1, 3, 4, 160, 160, requires_grad=True)
+    x = clip
+    for name, module in model.named_children():
+        x = module(x)
+        if name == layer:
+            break
+    (slope,) = torch.autograd.grad(x[0, :, :, cell, cell].sum(), clip)
+    rows = slope.sum((0, 1, 2, 4)).double()
+    centre = float((rows * (torch.arange(160) + 0.5)).sum() / rows.sum())
+    grid = model.cell_grid(layer, 4, 160, 160)
+    assert centre == pytest.approx(grid.first[1] + cell * grid.stride[1], abs=0.01)
 
 
 def test_lstm_cell_equals_the_gates_written_out():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from chronolens.clips import CellGrid
+
 
 class VideoNetwork(nn.Module):
     """A classifier of clips: (N, 3, T, H, W) float32, prepared by the clip spec of its weights, to logits (N, num_classes).
@@ -24,3 +26,12 @@ class VideoNetwork(nn.Module):
             None when the logits are not linear in the default layer, so that Grad-CAM takes a backward pass.
         """
         return None
+
+    def cell_grid(self, layer: str, frames: int, height: int, width: int) -> CellGrid:
+        """Return where the cells of a layer's map lie on a clip of this size.
+
+        Args:
+            layer: dotted module name that Grad-CAM accepts.
+            frames, height, width: size of the prepared clip.
+        """
+        raise NotImplementedError

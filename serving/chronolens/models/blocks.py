@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chronolens.clips import CellGrid
+
 Triple = tuple[int, int, int]
 
 
@@ -20,6 +22,35 @@ def pad_same(x: Tensor, kernel: Triple, stride: Triple) -> Tensor:
     for axis in (2, 1, 0):  # F.pad counts from the last axis
         pads.extend(same_padding(x.shape[2 + axis], kernel[axis], stride[axis]))
     return F.pad(x, pads) if any(pads) else x
+
+
+class GridWalk:
+    """Follows the centres of receptive fields through a chain of windows, one size for each axis of (T, H, W).
+
+    ``first`` is the centre of the first cell in input coordinates (pixel 0 reaches from 0 to 1), ``jump`` the distance between cells.
+    """
+
+    def __init__(self, size: Triple) -> None:
+        self.size = list(size)
+        self.first = [0.5, 0.5, 0.5]
+        self.jump = [1, 1, 1]
+
+    def window(self, kernel: Triple, stride: Triple, before: Triple) -> None:
+        """Pass a convolution or pooling with ``before`` padded positions ahead of the first."""
+        for axis in range(3):
+            self.first[axis] += ((kernel[axis] - 1) / 2 - before[axis]) * self.jump[axis]
+            self.jump[axis] *= stride[axis]
+            self.size[axis] = -(-self.size[axis] // stride[axis])
+
+    def same_window(self, kernel: Triple, stride: Triple) -> None:
+        """Pass a window with "same" padding."""
+        before = [same_padding(self.size[axis], kernel[axis], stride[axis])[0] for axis in range(3)]
+        self.window(kernel, stride, (before[0], before[1], before[2]))
+
+    def grid(self) -> CellGrid:
+        """Return where the cells are now."""
+        first, jump = self.first, self.jump
+        return CellGrid((jump[0], jump[1], jump[2]), (first[0], first[1], first[2]))
 
 
 class ConvUnit(nn.Module):

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chronolens.clips import CellGrid
 from chronolens.errors import OptionsError
 from chronolens.models.base import VideoNetwork
+from chronolens.models.blocks import GridWalk
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,20 @@ class CLSTM(VideoNetwork):
         if height < 1 or width < 1:
             raise OptionsError(f"{len(config.strides)} cells leave nothing of a {config.height} x {config.width} clip", pointer="/height")
         self.endFC = nn.Linear(config.frames * config.hidden * height * width, config.num_classes)
-        self.time_first_layers = frozenset(f"clstm.cell{level}" for level in range(len(config.strides)))
+        self.time_first_layers = frozenset(["clstm", *(f"clstm.cell{level}" for level in range(len(config.strides)))])
         self.default_layer = f"clstm.cell{len(config.strides) - 1}"
 
     def forward(self, x: Tensor) -> Tensor:
         sequence: Tensor = self.clstm(x.transpose(1, 2))
         logits: Tensor = self.endFC(sequence.flatten(1))
         return logits
+
+    def cell_grid(self, layer: str, frames: int, height: int, width: int) -> CellGrid:
+        """See :meth:`VideoNetwork.cell_grid`; layers are the outputs of the cells, the stack as a whole ends with a pooling."""
+        walk = GridWalk((frames, height, width))
+        for level, stride in enumerate(self.config.strides):
+            walk.window((1, 5, 5), (1, stride, stride), (0, 2, 2))
+            if layer.startswith(f"clstm.cell{level}"):
+                break
+            walk.window((1, 2, 2), (1, 2, 2), (0, 0, 0))
+        return walk.grid()

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chronolens.clips import CellGrid
 from chronolens.models.base import VideoNetwork
-from chronolens.models.blocks import ConvUnit, MaxPoolSame
+from chronolens.models.blocks import ConvUnit, GridWalk, MaxPoolSame
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ class I3D(VideoNetwork):
         self.MaxPool3d_4a_3x3 = MaxPoolSame((3, 3, 3), (fourth, 2, 2))
         self.Mixed_4b, self.Mixed_4c, self.Mixed_4d = _stage("Mixed_4b"), _stage("Mixed_4c"), _stage("Mixed_4d")
         self.Mixed_4e, self.Mixed_4f = _stage("Mixed_4e"), _stage("Mixed_4f")
-        self.MaxPool3d_5a_2x2 = MaxPoolSame((2, 2, 2), (fifth, last, last))
+        # as wide as its stride: 2 x 2 x 2 as published; a window of 2 at stride 1 would shift the map by half a cell
+        self.MaxPool3d_5a_2x2 = MaxPoolSame((fifth, last, last), (fifth, last, last))
         self.Mixed_5b, self.Mixed_5c = _stage("Mixed_5b"), _stage("Mixed_5c")
         self.dropout = nn.Dropout(config.dropout)
         self.logits = Logits(FEATURES, config.num_classes)
@@ -128,6 +130,16 @@ class I3D(VideoNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.classify(self.features(x))
+
+    def cell_grid(self, layer: str, frames: int, height: int, width: int) -> CellGrid:
+        """See :meth:`VideoNetwork.cell_grid`; inside an Inception block every window is centred, so only the trunk counts."""
+        walk = GridWalk((frames, height, width))
+        for name, module in self.named_children():
+            if isinstance(module, ConvUnit | MaxPoolSame):
+                walk.same_window(module.kernel, module.stride)
+            if name == layer.split(".", maxsplit=1)[0]:
+                break
+        return walk.grid()
 
     def linear_head(self, steps: int, height: int, width: int) -> tuple[Tensor, Tensor]:
         weights = self.logits.conv3d.weight.flatten(1)
