@@ -162,6 +162,7 @@ class Engine:
             "done": after.done,
             "step": step,
             "total": total,
+            "seconds": seconds,
             "values": after.values,
         }
         if after.done:

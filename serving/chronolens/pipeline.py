@@ -60,7 +60,8 @@ class Engine(Protocol):
         """Advance one mask by at most ``max_steps`` steps or ``budget_s`` seconds, at least by one.
 
         Returns:
-            ``state`` to hand in again, ``done`` (bool), ``step``, ``total``, ``values`` (best mask so far) and, when done, ``learned``.
+            ``state`` to hand in again, ``done`` (bool), ``step``, ``total``, ``seconds`` so far, ``values`` (best mask so far) and, when
+            done, ``learned``.
         """
 
     def score(
@@ -161,7 +162,6 @@ def _learn(
     report: Callable[[Progress], None],
 ) -> Facts:
     facts: Facts = {"state": None, "done": False}
-    started, before = time.perf_counter(), 0
     slices = 0
     while not facts["done"]:
         state = facts["state"]
@@ -171,8 +171,7 @@ def _learn(
 
         facts = step(f"{operator}-{slices}", work)
         slices += 1
-        speed = (facts["step"] - before) / max(time.perf_counter() - started, 1e-9)
-        eta = (facts["total"] - facts["step"]) / speed if speed > 0 else None
+        eta = facts["seconds"] / max(facts["step"], 1) * (facts["total"] - facts["step"])
         report(Progress(phase=operator, done=facts["step"], total=facts["total"], eta_s=eta, partial=facts["values"]))
     return {**facts["learned"], "values": facts["values"]}
 

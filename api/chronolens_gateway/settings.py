@@ -1,0 +1,85 @@
+"""What an operator may set, from the environment (prefix ``CHRONOLENS_``) or by keyword; there is no global settings object."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_LONGEST_SOCKET_PATH = 100
+
+
+def _default_data_dir() -> Path:
+    base = os.environ.get("XDG_DATA_HOME")
+    return (Path(base) if base else Path.home() / ".local" / "share") / "chronolens"
+
+
+class Settings(BaseSettings):
+    """One service.
+
+    Args:
+        data_dir: jobs, artefacts, uploads and the embedded database live here.
+        database_url: SQLAlchemy address of the job database; SQLite in ``data_dir`` when None.
+        engine_socket: Unix socket of the engine worker; a private one in ``data_dir`` when None.
+        embedded: start and keep alive the engine worker and the runner as children of the gateway.
+        executor_id: name of the runner; two running runners must never share one.
+        max_clip_bytes: largest accepted clip.
+        decode_slots: clips that are decoded at the same time.
+        predict_slots: predictions that are computed at the same time; the others wait.
+        max_wait_s: longest wait granted to ``Prefer: wait=N``.
+        engine_patience_s: how long a job waits for a restarting engine worker.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CHRONOLENS_", frozen=True, extra="ignore")
+
+    data_dir: Path = Field(default_factory=_default_data_dir)
+    database_url: str | None = None
+    engine_socket: Path | None = None
+    embedded: bool = True
+    executor_id: str = "embedded"
+    max_clip_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
+    decode_slots: int = Field(default=2, ge=1)
+    predict_slots: int = Field(default=4, ge=1)
+    max_wait_s: float = Field(default=60.0, ge=0)
+    engine_patience_s: float = Field(default=120.0, gt=0)
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the lock, the heart beat and the socket."""
+        return self.data_dir / "run"
+
+    @property
+    def socket(self) -> Path:
+        """Socket of the engine worker; the system allows about 100 bytes of path, so a deep data folder gets one elsewhere."""
+        if self.engine_socket is not None:
+            return self.engine_socket
+        inside = self.run_dir.absolute() / "engine.sock"
+        if len(os.fsencode(inside)) <= _LONGEST_SOCKET_PATH:
+            return inside
+        digest = hashlib.sha256(os.fsencode(self.data_dir.absolute())).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"chronolens-{os.getuid()}-{digest}" / "engine.sock"
+
+    @property
+    def job_database(self) -> str:
+        """Address of the job database."""
+        return self.database_url or f"sqlite:///{self.data_dir.absolute() / 'jobs.sqlite'}"
+
+    def prepare(self) -> None:
+        """Make the folders, readable by this user only.
+
+        Raises:
+            PermissionError: somebody else has made the folder of the socket before us.
+        """
+        for folder in (self.data_dir, self.run_dir, self.socket.parent):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.engine_socket is None and self.socket.parent.stat().st_uid != os.getuid():
+            raise PermissionError("the folder of the engine's socket belongs to another user")
+
+    def environment(self) -> dict[str, str]:
+        """Return these settings as the environment of a child process."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        return {f"CHRONOLENS_{name.upper()}": str(value) for name, value in values.items()}
