@@ -66,6 +66,8 @@ def explain(client: Client, clip: Path, model: str, out: Path) -> dict[str, Any]
             if progress := job["progress"]:
                 phase = progress["phase"]
                 if phase not in tasks:
+                    for earlier in tasks.values():
+                        bar.update(earlier, completed=bar.tasks[earlier].total)
                     tasks[phase] = bar.add_task(phase, total=progress["total"])
                 bar.update(tasks[phase], completed=progress["done"], total=progress["total"])
 
@@ -85,10 +87,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for what comes back")
     options = parser.parse_args()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="chronolens-demo-") as data:
-        with service(Path(data)) as url, Client(url) as client:
-            say.print(f"service ready at {url} after {time.monotonic() - started:.1f} s", highlight=False)
-            result = explain(client, options.clip, options.model, options.out)
+    with tempfile.TemporaryDirectory(prefix="chronolens-demo-") as data, service(Path(data)) as url, Client(url) as client:
+        say.print(f"service ready at {url} after {time.monotonic() - started:.1f} s", highlight=False)
+        result = explain(client, options.clip, options.model, options.out)
     say.print(*explanation_lines(result), sep="\n", soft_wrap=True)
     files = ", ".join(sorted(path.name for path in options.out.iterdir()))
     say.print(f"{options.out}/: {files}\ndone in {time.monotonic() - started:.0f} s; open {options.out}/panel.mp4", highlight=False)

@@ -2,7 +2,8 @@
 
     python examples/explain_folder.py CLIPS --out explained --model i3d-synthetic
 
-Works in this process; give ``--url`` to send the clips to a running service instead. A clip that cannot be explained gets a row with its error.
+Works in this process; give ``--url`` to send the clips to a running service instead. A clip that cannot be explained gets a row with
+its error.
 """
 
 from __future__ import annotations

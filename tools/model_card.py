@@ -1,0 +1,114 @@
+"""Write the card of a model and the picture of its confusion matrix from its record and an evaluation.
+
+chronolens evaluate --model i3d-synthetic --reversed --frozen --json > figures.json
+python tools/model_card.py figures.json --command "chronolens train ..."
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from chronolens.models.registry import build_model
+from chronolens.models.weights import WeightsRecord, default_store, find_record
+from chronolens.render.overlay import colour_bar
+from chronolens.render.text import BACKGROUND, write
+
+CELL, MARGIN = 30, 470
+
+
+def picture(counts: np.ndarray, classes: list[str]) -> np.ndarray:
+    """Return the confusion matrix (rows: truth, columns: prediction) as an RGB picture; colour is the share of the row."""
+    side = CELL * len(classes)
+    image = np.full((side + 50, MARGIN + side + 10, 3), BACKGROUND, dtype=np.uint8)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    for row, label in enumerate(classes):
+        top = 30 + row * CELL
+        write(image, f"{label}  {row}", 8, top + 20, 13)
+        for column in range(len(classes)):
+            left = MARGIN + column * CELL
+            image[top : top + CELL - 1, left : left + CELL - 1] = colour_bar(np.array(shares[row, column]))
+            if counts[row, column]:
+                write(image, str(int(counts[row, column])), left + 6, top + 20, 13)
+    for column in range(len(classes)):
+        write(image, str(column), MARGIN + column * CELL + 6, 22, 13)
+    return image
+
+
+def per_class(counts: np.ndarray, classes: list[str]) -> str:
+    """Return a table of precision, recall and F1."""
+    lines = ["| | class | precision | recall | F1 |", "|---|---|---|---|---|"]
+    for number, label in enumerate(classes):
+        hits, said, there = counts[number, number], counts[:, number].sum(), counts[number].sum()
+        precision, recall = hits / max(said, 1), hits / max(there, 1)
+        lines.append(f"| {number} | {label} | {precision:.2f} | {recall:.2f} | {2 * hits / max(said + there, 1):.2f} |")
+    return "\n".join(lines)
+
+
+def card(record: WeightsRecord, figures: dict[str, Any], command: str) -> str:
+    """Return the text of the card."""
+    network = build_model(record.architecture, **record.config)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    counts = np.asarray(figures["confusion"])
+    clip, metrics = record.clip, record.metrics
+    prepared = f"(value * {clip.scale:.6f} - {clip.mean[0]:g}) / {clip.std[0]:g}"
+    config = ", ".join(f"`{key}={value}`" for key, value in record.config.items())
+    return f"""# {record.name}
+
+| | |
+|---|---|
+| architecture | {record.architecture}: {config} |
+| parameters | {parameters:,} |
+| input | {clip.frames} frames of {clip.height} x {clip.width}, sampling `{clip.sampling}`, {prepared} |
+| default heat map | layer `{network.default_layer}` |
+| weights | `{record.file}`, float16, sha256 `{record.sha256}` |
+| licence | {record.licence} |
+| data | `{record.data_set}`, {metrics.get("training_clips", "?")} training clips, drawn by this package's generator |
+| training | {metrics.get("training_hours", "?")} h on 2 CPU cores that other work shared |
+| command | `{command}` |
+
+## Figures
+
+Split `{figures["split"]}`, seed {figures["seed"]}, {figures["n"]} clips; backgrounds, textures and object shapes never occur in training.
+
+| figure | value |
+|---|---|
+| macro F1 | {figures["f1"]:.3f} |
+| accuracy | {figures["accuracy"]:.3f} |
+| reversed clips that keep their label (classes with an opposite) | {figures["reversed_accuracy"]:.3f} |
+| reversed clips that are read as the opposite class | {figures["reversed_opposite"]:.3f} |
+| macro F1 with every frame equal to the first | {figures["frozen_f1"]:.3f} |
+
+{per_class(counts, figures["classes"])}
+
+![Confusion matrix: rows are the truth, columns the prediction]({record.name}-confusion.png)
+
+## Limits
+
+Synthetic textures and shapes only. The model knows how things move in this data set and nothing about the real world: it is for trying the
+explanation methods, not for decisions about real video. Every answer carries a warning that says so.
+"""
+
+
+def main() -> None:
+    """Write both files into the model store."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figures", type=Path, help="output of chronolens evaluate --reversed --frozen --json")
+    parser.add_argument("--command", required=True, help="the command that trained the weights")
+    options = parser.parse_args()
+    figures = json.loads(options.figures.read_text(encoding="utf-8"))
+    store = default_store()
+    record = find_record(store, figures["model"])
+    (store / f"{record.name}.md").write_text(card(record, figures, options.command), encoding="utf-8")
+    image = picture(np.asarray(figures["confusion"]), figures["classes"])
+    cv2.imwrite(str(store / f"{record.name}-confusion.png"), image[:, :, ::-1])
+    print(f"wrote {store / record.name}.md")
+
+
+if __name__ == "__main__":
+    main()
