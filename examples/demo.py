@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,16 +38,14 @@ def service(data: Path) -> Iterator[str]:
     log = (data / "service.log").open("w+b")
     process = subprocess.Popen(command, env={**os.environ, "CHRONOLENS_DATA_DIR": str(data)}, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
-        assert process.stdout is not None  # a pipe was asked for
-        url = process.stdout.readline().strip().rsplit(" ", 1)[-1]
-        deadline = time.monotonic() + READY_WITHIN_S
-        with Client(url) as client:
-            while not client.ready():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    raise SystemExit(f"the service did not become ready\n{log.read().decode(errors='replace')[-4000:]}")
-                time.sleep(0.2)
-        yield url
+        deadline = threading.Timer(READY_WITHIN_S, process.terminate)
+        deadline.start()
+        line = process.stdout.readline() if process.stdout else ""  # printed once the service can answer
+        deadline.cancel()
+        if not line:
+            log.seek(0)
+            raise SystemExit(f"the service did not become ready\n{log.read().decode(errors='replace')[-4000:]}")
+        yield line.strip().rsplit(" ", 1)[-1]
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -90,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="chronolens-demo-") as data, service(Path(data)) as url, Client(url) as client:
         say.print(f"service ready at {url} after {time.monotonic() - started:.1f} s", highlight=False)
         result = explain(client, options.clip, options.model, options.out)
-    say.print(*explanation_lines(result), sep="\n", soft_wrap=True)
+    say.print(*explanation_lines(result), sep="\n", soft_wrap=True, markup=False)
     files = ", ".join(sorted(path.name for path in options.out.iterdir()))
     say.print(f"{options.out}/: {files}\ndone in {time.monotonic() - started:.0f} s; open {options.out}/panel.mp4", highlight=False)
 

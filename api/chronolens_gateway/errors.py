@@ -5,6 +5,7 @@ Bodies never hold a path of the disk, an address, a traceback, a library version
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -93,6 +94,12 @@ class NotReadyError(ChronolensError):
     code = "not-ready"
 
 
+class DataFolderInUseError(ChronolensError):
+    """Another service holds the data folder; this one does not start."""
+
+    code = "data-folder-in-use"
+
+
 class AttemptsExhaustedError(ChronolensError):
     """The process that worked on the job died again and again."""
 
@@ -127,10 +134,16 @@ def status_of(error: BaseException) -> int:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
 
 
+def _is_store_failure(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 def problem_of(error: BaseException, *, instance: str, request_id: str) -> Problem:
     """Return the problem body of an exception. What is no :class:`ChronolensError` shows nothing of itself."""
     status = status_of(error)
-    if isinstance(error, SQLAlchemyError):
+    if _is_store_failure(error):
+        status, error = 503, NotReadyError("the storage of the service takes nothing at present", code="store-unavailable")
+    elif isinstance(error, SQLAlchemyError):
         error = NotReadyError("the job database does not answer", code="store-unavailable")
     elif isinstance(error, library.WeightsError):  # its text may name files of the server
         error = NotReadyError("the weights of this model cannot be used", code=error.code)

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from chronolens.pipeline import HEAT_MAPS
+
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 CLIP = "clip.safetensors"
 REQUEST = "job.json"
@@ -73,11 +75,15 @@ class JobStorage:
     def create(self, job_id: str, request: dict[str, Any], clip: bytes, progress: dict[str, Any]) -> None:
         """Store a new job; it appears whole or not at all."""
         draft = Path(tempfile.mkdtemp(dir=self._drafts))
-        (draft / FILES).mkdir()
-        (draft / CLIP).write_bytes(clip)
-        (draft / REQUEST).write_text(json.dumps(request), encoding="utf-8")
-        (draft / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
-        draft.rename(self._jobs / job_id)
+        try:
+            (draft / FILES).mkdir()
+            (draft / CLIP).write_bytes(clip)
+            (draft / REQUEST).write_text(json.dumps(request), encoding="utf-8")
+            (draft / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+            draft.rename(self._jobs / job_id)
+        except BaseException:  # a full disk must not stay full because of us
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
 
     def exists(self, job_id: str) -> bool:
         """Return whether the job's data is there."""
@@ -133,5 +139,6 @@ class JobStorage:
             raise JobRemovedError(job_id) from error
 
     def drop_clip(self, job_id: str) -> None:
-        """Remove the decoded frames of a job that has ended."""
+        """Remove the decoded frames of a job that has ended, and the heat maps that were kept for drawing."""
         (self._jobs / job_id / CLIP).unlink(missing_ok=True)
+        (self.files(job_id) / HEAT_MAPS).unlink(missing_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ answers = Console()
 app.command()(cli_training.train)
 app.command()(cli_training.evaluate)
 
-Clip = Annotated[Path, typer.Argument(help="video file: MP4/MOV, Matroska/WebM or AVI", show_default=False)]
+Clip = Annotated[Path, typer.Argument(help="video file: MP4/MOV, Matroska/WebM or AVI", exists=True, dir_okay=False, show_default=False)]
 Model = Annotated[str, typer.Option(help="name of a served model, see `chronolens models`")]
 AsJson = Annotated[bool, typer.Option("--json", help="print the answer as one JSON object")]
 ClassOption = Annotated[str | None, typer.Option(help="class index or label", show_default=False)]
@@ -64,7 +64,7 @@ def explain(
     if as_json:
         typer.echo(result.model_dump_json())
     else:
-        answers.print(*explanation_lines(result.model_dump(mode="json")), sep="\n", soft_wrap=True)
+        answers.print(*explanation_lines(result.model_dump(mode="json")), sep="\n", soft_wrap=True, markup=False)
         answers.print(f"files in {out}/", highlight=False)
 
 
@@ -112,15 +112,11 @@ def models(as_json: AsJson = False) -> None:
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="port; 0 takes a free one")] = 8000,
+    port: Annotated[int, typer.Option(help="port; 0 takes a free one", min=0, max=65535)] = 8000,
 ) -> None:
     """Run the HTTP service with its worker processes on this machine."""
     arguments = [sys.executable, "-m", "chronolens_gateway", "--host", host, "--port", str(port)]
-    service = subprocess.Popen(arguments)
-    try:
-        raise typer.Exit(service.wait())
-    except KeyboardInterrupt:  # the service got the signal too and stops its workers first
-        raise typer.Exit(service.wait()) from None
+    os.execv(sys.executable, arguments)  # one process, so that a signal to the command stops the service
 
 
 def _bar() -> Progress:
@@ -144,7 +140,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _class(text: str | None) -> int | str | None:
-    return int(text) if text is not None and text.isdigit() else text
+    return int(text) if text is not None and text.isascii() and text.isdigit() else text
 
 
 def main() -> None:
@@ -152,7 +148,10 @@ def main() -> None:
     try:
         app()
     except ChronolensError as error:
-        notes.print(f"[red]{error.code}[/red]: {error.detail}", highlight=False)
+        notes.print(f"{error.code}: {error.detail}", markup=False, highlight=False, soft_wrap=True)
         if error.allowed:
-            notes.print(f"allowed: {', '.join(error.allowed)}", highlight=False)
+            notes.print(f"allowed: {', '.join(error.allowed)}", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(BAD_INPUT) from None
+    except OSError as error:
+        notes.print(f"{error.filename or 'file'}: {error.strerror}", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(BAD_INPUT) from None

@@ -49,7 +49,10 @@ class CellGrid:
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """Facts about the source file; counts are those of the decoded truth, not of the header."""
+    """Facts about the source file; counts are those of the decoded truth, not of the header.
+
+    ``start_s`` is the time of the first frame on the container's clock, ``duration_s`` reaches from there to the end of the last frame.
+    """
 
     sha256: str
     container: str
@@ -59,6 +62,7 @@ class ClipInfo:
     fps: float
     frames: int
     duration_s: float
+    start_s: float = 0.0
 
 
 @dataclass(frozen=True)

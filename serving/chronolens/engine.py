@@ -14,7 +14,7 @@ from torch import Tensor
 
 from chronolens.clips import ClipSpec, Frames
 from chronolens.errors import ClipError
-from chronolens.explain import grad_cam, presets, temporal_mask
+from chronolens.explain import grad_cam, temporal_mask
 from chronolens.explain.blobs import blob_statistics
 from chronolens.explain.capture import valid_layers
 from chronolens.explain.objective import operator_matrix
@@ -24,7 +24,8 @@ from chronolens.explain.trust import better_than_chance
 from chronolens.explain.words import Operator
 from chronolens.models.base import VideoNetwork
 from chronolens.models.weights import WeightsRecord, default_store, find_record, load_model, read_records
-from chronolens.options import GradCamOptions, MaskOptions
+from chronolens.options import GradCamOptions, MaskOptions, mask_settings
+from chronolens.render.overlay import lay_on_clip
 from chronolens.schemas import ClipSpecInfo, ModelInfo
 from chronolens.video.prepare import prepare
 from chronolens.wire import Arrays
@@ -100,6 +101,7 @@ class Engine:
                 network = load_model(record, self.store).to(self.device)
                 spec = record.clip
                 layers = valid_layers(network, (3, spec.frames, spec.height, spec.width))
+                layers = layers[: layers.index(network.default_layer) + 1]  # beyond it there are no places any more
                 self._loaded[name] = Loaded(record, network, layers)
             return self._loaded[name]
 
@@ -119,10 +121,14 @@ class Engine:
         arrays: Arrays = {"scores": logits[0].double().softmax(0).cpu().numpy()}
         arrays |= {f"map/{layer}": values for layer, values in maps.items()}
         spec = loaded.record.clip
+        grids = {layer: loaded.network.cell_grid(layer, spec.frames, spec.height, spec.width) for layer in maps}
         return arrays, {
             "target": int(class_indices(logits, target)[0]),
-            "blobs": {layer: blob_statistics(values, spec.height, spec.width) for layer, values in maps.items()},
-            "cells": {layer: dataclasses.asdict(loaded.network.cell_grid(layer, spec.frames, spec.height, spec.width)) for layer in maps},
+            "blobs": {
+                layer: blob_statistics(lay_on_clip(values, grids[layer], spec.height, spec.width), spec.height, spec.width)
+                for layer, values in maps.items()
+            },
+            "cells": {layer: dataclasses.asdict(grid) for layer, grid in grids.items()},
             "passes": passes.to_json(),
             "seconds": time.perf_counter() - started,
             "device": str(self.device),
@@ -200,7 +206,7 @@ class Engine:
             "drop": drop(soft["original"], soft["freeze"], soft["reverse"]),
             "chance": chance,
             "perturbation": {
-                operator: operator_matrix(operator, torch.tensor([values]), rule.pair, rule.threshold)[0].tolist()
+                operator: operator_matrix(operator, torch.tensor([values], dtype=torch.float64), rule.pair, rule.threshold)[0].tolist()
                 for operator, values in masks.items()
             },
             "passes": (found["passes"] + Passes(forward=compared)).to_json(),
@@ -211,9 +217,3 @@ class Engine:
         if frames.shape != (spec.frames, spec.height, spec.width, 3):
             raise ClipError(f"the model takes {spec.frames} frames of {spec.height} x {spec.width}", code="wrong-clip-shape")
         return torch.from_numpy(prepare(frames, spec)).to(self.device)
-
-
-def mask_settings(options: MaskOptions, operator: Operator) -> presets.MaskSettings:
-    """Return the preset of the options with the values that were given instead of its own."""
-    given = options.model_dump(exclude={"preset", "dataset"}, exclude_none=True)
-    return presets.settings(options.preset, operator, dataset=options.dataset, **given)

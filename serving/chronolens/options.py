@@ -12,6 +12,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 from chronolens.errors import OptionsError, UnknownClassError, UnknownLayerError
+from chronolens.explain.presets import MaskSettings, settings
+from chronolens.explain.words import Operator
 from chronolens.schemas import ModelInfo
 
 Method = Literal["gradcam", "freeze", "reverse"]
@@ -109,6 +111,16 @@ class ExplanationOptions(PredictionOptions):
         return [name for name in ARTEFACTS if name.split(".")[0] not in others]
 
 
+def mask_settings(options: MaskOptions, operator: Operator) -> MaskSettings:
+    """Return the preset of the options with the values that were given instead of its own.
+
+    Raises:
+        OptionsError: values that do not go together.
+    """
+    given = options.model_dump(exclude={"preset", "dataset"}, exclude_none=True)
+    return settings(options.preset, operator, dataset=options.dataset, **given)
+
+
 def class_index(classes: Sequence[str], value: int | str | None, pointer: str) -> int | None:
     """Return the index of a class given by index or label; None stays None.
 
@@ -144,3 +156,5 @@ def check_against(options: ExplanationOptions, model: ModelInfo) -> None:
     for position, method in enumerate(options.methods):
         if method not in model.methods:
             raise OptionsError("the model cannot do this", code="method-unavailable", pointer=f"/methods/{position}", allowed=model.methods)
+        if method != "gradcam":
+            mask_settings(options.mask, method)

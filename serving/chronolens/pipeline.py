@@ -42,7 +42,7 @@ class Engine(Protocol):
 
         Returns:
             Arrays ``scores`` (K,) and ``map/LAYER`` (T', H', W') unscaled; facts
-            ``target``, ``passes``, ``seconds``, ``device``, ``dtype``.
+            ``target``, ``passes``, ``seconds``, ``device``, ``dtype`` and, for each layer mapped, ``blobs`` and ``cells``.
         """
 
     def learn(
@@ -61,13 +61,14 @@ class Engine(Protocol):
 
         Returns:
             ``state`` to hand in again, ``done`` (bool), ``step``, ``total``, ``seconds`` so far, ``values`` (best mask so far) and, when
-            done, ``learned``.
+            done, ``learned`` with the mask's ``values``, objective, steps, ``passes``, ``pass_counts`` and ``seconds``.
         """
 
     def score(
         self, model: str, frames: Frames, target: int, true_class: int | None, masks: dict[Operator, list[float]], options: MaskOptions
     ) -> Facts:
-        """Return ``soft`` and ``thresholded`` scores, ``drop``, ``chance`` per mask, ``perturbation`` (T x T) per mask, and ``passes``."""
+        """Return ``soft`` and ``thresholded`` scores, ``drop``, ``passes``, ``seconds``, and for each mask ``chance`` and its matrix
+        ``perturbation`` (T x T)."""
 
 
 def direct(_name: str, work: Callable[[], Facts]) -> Facts:
@@ -173,7 +174,8 @@ def _learn(
         slices += 1
         eta = facts["seconds"] / max(facts["step"], 1) * (facts["total"] - facts["step"])
         report(Progress(phase=operator, done=facts["step"], total=facts["total"], eta_s=eta, partial=facts["values"]))
-    return {**facts["learned"], "values": facts["values"]}
+    learned: Facts = facts["learned"]
+    return learned
 
 
 def _score(

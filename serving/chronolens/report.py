@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -91,10 +93,11 @@ def heat_masses(maps: npt.NDArray[Any], clip: DecodedClip) -> list[FrameMass]:
     return [FrameMass(frame=int(index), mass=float(share)) for index, share in zip(clip.indices, shares, strict=True)]
 
 
-def mask_report(learned: Facts, chance: Facts, clip: DecodedClip) -> Mask:
-    """Return one learned mask as the answer shows it."""
+def mask_report(learned: Facts, chance: Facts, clip: DecodedClip, end_s: float | None = None) -> Mask:
+    """Return one learned mask as the answer shows it; ``end_s`` is where the caller cut the clip."""
+    until_s = min(clip.info.start_s + clip.info.duration_s, math.inf if end_s is None else end_s)
     values = [float(value) for value in learned["values"]]
-    spans = segments(values, clip.indices.tolist(), clip.timestamps_s.tolist(), duration_s=clip.info.duration_s)
+    spans = segments(values, clip.indices.tolist(), clip.timestamps_s.tolist(), until_s=until_s)
     return Mask(
         values=values,
         active=active(values),
@@ -134,7 +137,7 @@ def build_result(
         **fields,
         target=Target(class_index=target, label=info.classes[target], why="predicted" if options.target is None else "requested"),
         gradcam=[HeatMap(**facts) for facts in look["gradcam"]],
-        masks={operator: mask_report(facts, scored["chance"][operator], clip) for operator, facts in learned.items()},
+        masks={operator: mask_report(facts, scored["chance"][operator], clip, options.end_s) for operator, facts in learned.items()},
         scores=Scores(**scored["soft"], thresholded=ScoreSet(**scored["thresholded"])),
         drop=Drop(**scored["drop"]),
         passes={**passes, "total": sum(passes.values())},
@@ -142,7 +145,7 @@ def build_result(
         provenance=Provenance(
             package=f"chronolens {package}",
             weights=info.weights,
-            decoder=f"{clip.info.container}/{clip.info.codec}",
+            decoder=f"PyAV {version('av')}",
             device=look["device"],
             dtype=look["dtype"],
             seed=options.mask.seed,

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 Answer = dict[str, Any]
 
@@ -14,8 +15,8 @@ def prediction_table(result: Answer) -> RenderableType:
     """Return the best classes, with the warnings of the model beneath."""
     table = Table("score", "class", title=f"{result['model']} says", title_justify="left")
     for entry in result["predictions"]:
-        table.add_row(f"{entry['score']:.3f}", entry["label"])
-    return Group(table, *(f"note: {text}" for text in result["warnings"]))
+        table.add_row(f"{entry['score']:.3f}", Text(entry["label"]))
+    return Group(table, *(Text(f"note: {text}") for text in result["warnings"]))
 
 
 def explanation_lines(result: Answer) -> list[RenderableType]:

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from chronolens.engine import Engine
-from chronolens.errors import ChronolensError
+from chronolens.errors import ChronolensError, WeightsError
 from chronolens.models.weights import default_store
 from chronolens.options import GradCamOptions, MaskOptions
 from chronolens.wire import MEDIA_TYPE, Arrays, pack, unpack
@@ -80,8 +80,15 @@ def main() -> None:
     parser.add_argument("--socket", required=True, help="path of the Unix socket to listen on")
     parser.add_argument("--store", type=Path, default=None, help="folder with weights.toml")
     options = parser.parse_args()
-    engine = Engine(options.store or default_store())
-    uvicorn.run(create_app(engine), uds=options.socket, log_level="warning", access_log=False)
+    store = options.store or default_store()
+    try:
+        engine = Engine(store)
+        served = engine.models()
+    except WeightsError as error:
+        raise SystemExit(f"the model store cannot be served: {error.detail}") from error
+    if not served:
+        raise SystemExit(f"the model store {store} has no models; set CHRONOLENS_MODEL_STORE to a folder with weights.toml")
+    uvicorn.run(create_app(engine), uds=options.socket, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
 
 
 if __name__ == "__main__":

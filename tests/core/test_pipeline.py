@@ -1,17 +1,22 @@
 """The whole explanation through a tiny engine: bookkeeping by hand, resuming, and what does not change the answer."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from chronolens import pipeline
-from chronolens.engine import Engine, mask_settings
+from chronolens.engine import Engine
 from chronolens.errors import ClipError, NonFiniteResultError, UnknownModelError
-from chronolens.explain.perturbation import apply, freeze_matrix
-from chronolens.options import ExplanationOptions, GradCamOptions, MaskOptions, PredictionOptions
-from chronolens.report import heat_masses
+from chronolens.explain.blobs import blob_statistics
+from chronolens.explain.perturbation import apply, freeze_matrix, reverse_matrix
+from chronolens.explain.scores import explain_scores
+from chronolens.explain.trust import better_than_chance
+from chronolens.options import ExplanationOptions, GradCamOptions, MaskOptions, PredictionOptions, mask_settings
+from chronolens.render.overlay import lay_on_clip
+from chronolens.report import heat_masses, mask_report
 from chronolens.summary import explanation_lines
 from chronolens.video.prepare import prepare, resize_frames
 
@@ -47,18 +52,67 @@ def test_prediction_is_the_softmax_of_the_network(engine, clip, model):
     assert result.warnings == ["random weights"]
 
 
-def test_scores_belong_to_the_masks_that_are_returned(engine, clip, tmp_path):
-    result = explained(engine, clip, tmp_path)
-    values = torch.tensor([result.masks["freeze"].values])
+@pytest.mark.parametrize("preset", ["default", "paper", "authors"])
+def test_objective_scores_and_matrices_belong_to_the_masks_that_are_returned(engine, clip, tmp_path, preset):
+    result = explained(engine, clip, tmp_path, mask={"preset": preset, "steps": 25, "l1": 0.03}, artefacts=["arrays.npz"])
     loaded = engine.load("tiny-clstm")
     prepared = torch.from_numpy(prepare(clip.frames, loaded.record.clip))
-    with torch.no_grad():
-        score = loaded.network(apply(freeze_matrix(values), prepared)).softmax(1)[0, result.target.class_index].item()
-    assert result.scores.freeze == pytest.approx(score, abs=1e-5)
-    assert result.masks["freeze"].objective.score == pytest.approx(score, abs=1e-5)
+    rule = mask_settings(MaskOptions(preset=preset), "reverse")
+    target = result.target.class_index
+
+    def score(matrix):
+        with torch.no_grad():
+            return loaded.network(apply(matrix.float(), prepared)).softmax(1)[0, target].item()
+
+    for operator, name in (("freeze", "freeze"), ("reverse", "reverse_learned")):
+        mask = result.masks[operator]
+        soft = torch.tensor([mask.values], dtype=torch.float64)
+        hard = (soft > 0.5).double()
+        assert mask.active == (hard[0] == 1).tolist()
+        assert mask.length == int(hard.sum())
+        assert mask.objective.l1 == pytest.approx(0.03 * sum(mask.values), abs=1e-9)
+        assert mask.objective.total == pytest.approx(mask.objective.l1 + mask.objective.tv + mask.objective.score, abs=1e-9)
+        matrix = freeze_matrix(soft) if operator == "freeze" else reverse_matrix(soft, rule.threshold, rule.pair)
+        assert mask.objective.score == pytest.approx(score(matrix), abs=1e-5)
+        assert getattr(result.scores, name) == pytest.approx(score(matrix), abs=1e-5)
+        thresholded = freeze_matrix(hard) if operator == "freeze" else reverse_matrix(hard, rule.threshold, rule.pair)
+        assert getattr(result.scores.thresholded, name) == pytest.approx(score(thresholded), abs=1e-5)
+        with np.load(tmp_path / "arrays.npz") as arrays:
+            np.testing.assert_allclose(arrays[f"perturbation.{operator}"], matrix[0].numpy(), atol=1e-9)
+    freeze = torch.tensor([result.masks["freeze"].values], dtype=torch.float64)
+    assert result.scores.reverse == pytest.approx(score(reverse_matrix(freeze, rule.threshold, rule.pair)), abs=1e-5)
+    assert result.scores.fully_reversed == pytest.approx(score(torch.eye(8).flip(0)[None]), abs=1e-5)
     assert result.drop.freeze == pytest.approx(result.scores.original - result.scores.freeze, abs=1e-9)
     assert result.drop.difference == pytest.approx(result.scores.reverse - result.scores.freeze, abs=1e-9)
     assert result.scores.original == pytest.approx(result.predictions[0].score, abs=1e-5)
+
+
+def test_pair_rule_and_threshold_of_the_request_reach_scores_and_chance(engine, clip):
+    frames = resize_frames(clip.frames, 32, 32)
+    mask = [0.0, 0.05, 0.6, 0.95, 0.7, 0.3, 0.0, 0.0]
+    loaded = engine.load("tiny-clstm")
+    prepared = torch.from_numpy(prepare(clip.frames, loaded.record.clip))
+    found = {}
+    for pair, threshold in (("earlier", 0.02), ("mean", 0.4)):
+        options = MaskOptions(pair=pair, threshold=threshold, init="central")
+        facts = engine.score("tiny-clstm", frames, 1, None, {"freeze": mask, "reverse": mask}, options)
+        direct = explain_scores(loaded.network, prepared, 1, None, mask, mask, pair=pair, threshold=threshold)
+        assert facts["soft"] == direct["soft"]
+        assert facts["thresholded"] == direct["thresholded"]
+        expected = better_than_chance(loaded.network, prepared, 1, mask, "reverse", pair=pair, threshold=threshold)
+        assert facts["chance"]["reverse"] == expected
+        found[pair] = facts["soft"]["reverse"]
+    assert found["earlier"] != found["mean"]
+
+
+def test_blobs_are_measured_where_the_map_is_drawn(engine, clip, tmp_path):
+    result = explained(engine, clip, tmp_path, methods=["gradcam"], model="tiny-i3d", artefacts=["arrays.npz"])
+    entry = result.gradcam[0]
+    with np.load(tmp_path / "arrays.npz") as arrays:
+        maps = arrays["heat_map.Mixed_5c"]
+    grid = engine.load("tiny-i3d").network.cell_grid("Mixed_5c", 8, 32, 32)
+    assert entry.cells.first == grid.first
+    assert entry.blobs.model_dump() == blob_statistics(lay_on_clip(maps, grid, 32, 32), 32, 32)
 
 
 def test_passes_are_the_sum_of_the_parts_and_no_weight_gradient_is_taken(engine, clip, tmp_path):
@@ -117,7 +171,21 @@ def test_slice_size_does_not_change_the_mask(engine, clip, tmp_path, monkeypatch
     assert comparable(explained(engine, clip, tmp_path)) == comparable(whole)
 
 
-def test_segments_and_masses_use_source_frames(engine, clip):
+def test_segments_use_source_frames_and_end_with_the_clip(clip):
+    learned = {"values": [0.2, 0.9, 0.8, 0.1, 0.0, 0.0, 0.7, 0.51], "objective": dict.fromkeys(["total", "l1", "tv", "score"], 0.0)}
+    learned |= {"steps": 1, "converged": False, "passes": 2}
+    chance = {"p_value": None, "windows": 0}
+    # frames 1, 3 ... 15 at 0.1, 0.3 ... 1.5 s: a masked stretch ends when the next sampled frame appears, the last one with the clip
+    assert [span.model_dump() for span in mask_report(learned, chance, clip).segments] == [
+        {"first_frame": 3, "last_frame": 5, "start_s": 0.3, "end_s": 0.7},
+        {"first_frame": 13, "last_frame": 15, "start_s": 1.3, "end_s": 1.6},
+    ]
+    assert mask_report(learned, chance, clip, end_s=1.55).segments[-1].end_s == 1.55
+    late = replace(clip, timestamps_s=clip.timestamps_s + 5, info=replace(clip.info, start_s=5.0))
+    assert mask_report(learned, chance, late).segments[-1].end_s == pytest.approx(6.6)
+
+
+def test_masses_use_source_frames(clip):
     maps = np.array([[[1.0]], [[0.0]], [[2.0]], [[1.0]]])  # 4 steps for 8 frames: each stands for two
     masses = heat_masses(maps, clip)
     assert [entry.frame for entry in masses] == [1, 3, 5, 7, 9, 11, 13, 15]

@@ -41,16 +41,12 @@ def test_scores_by_pencil(score_model, clip_of):
     assert explain_scores(model, clip, 0, None, [0.0, 0.0, 0.6, 0.8], None, pair="mean")["soft"]["reverse"] == probability(1.6)
 
 
-def test_scores_that_were_not_asked_for_or_are_known(score_model, clip_of):
+def test_scores_that_were_not_asked_for(score_model, clip_of):
     model, clip = score_model(lambda b: b[:, 3] - b[:, 1]), clip_of([0.0, 1.0, 2.0, 4.0])
     bare = explain_scores(model, clip, 1, None, None, None)
     assert bare["passes"] == Passes(3)
     assert bare["soft"] == bare["thresholded"]
     assert [name for name, score in bare["soft"].items() if score is None] == ["freeze", "reverse", "reverse_learned", "true_class"]
-    known = explain_scores(model, clip, 0, None, [1.0] * 4, None, known={"freeze": 0.25, "reverse_learned": 0.5, "original": 9.0})
-    assert known["passes"] == Passes(6)
-    assert (known["soft"]["freeze"], known["soft"]["original"]) == (0.25, probability(3))
-    assert known["thresholded"]["freeze"] == probability(0)
 
 
 def test_scores_of_wrong_classes_and_broken_networks(score_model, clip_of):
@@ -100,7 +96,7 @@ def test_segments_by_pencil():
     found = segments(values, indices, times)
     assert [(s["first_frame"], s["last_frame"]) for s in found] == [(1, 1), (7, 10), (16, 16)]
     assert [(s["start_s"], s["end_s"]) for s in found] == [(0.1, 0.4), (0.7, 1.3), (1.6, pytest.approx(1.9))]
-    assert segments(values, indices, times, duration_s=1.7)[-1]["end_s"] == 1.7
+    assert segments(values, indices, times, until_s=1.7)[-1]["end_s"] == 1.7
     assert (length(values), length(values, 0.95), active([0.5, 0.51])) == (4, 1, [False, True])
     assert segments([0.0] * 6, indices, times) == []
     with pytest.raises(ValueError, match="belong together"):
@@ -109,9 +105,9 @@ def test_segments_by_pencil():
 
 def test_segments_of_a_short_source():
     # two frames, each shown twice to the model
-    found = segments([0, 1, 1, 1], [0, 0, 1, 1], [0.0, 0.0, 0.5, 0.5], duration_s=1.0)
+    found = segments([0, 1, 1, 1], [0, 0, 1, 1], [0.0, 0.0, 0.5, 0.5], until_s=1.0)
     assert found == [{"first_frame": 0, "last_frame": 1, "start_s": 0.0, "end_s": 1.0}]
-    assert segments([1], [0], [0.0], duration_s=0.04)[0]["end_s"] == 0.04
+    assert segments([1], [0], [0.0], until_s=0.04)[0]["end_s"] == 0.04
     assert segments([], [], []) == []
 
 

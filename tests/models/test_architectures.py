@@ -164,6 +164,19 @@ def test_kth_variants_take_32_frames_of_120_by_160(name):
         assert model(torch.zeros(1, 3, 32, 120, 160)).shape == (1, 6)
 
 
+def test_every_default_map_has_at_least_7_by_7_cells():
+    for name, frames, size in (
+        ("i3d", 16, (224, 224)),
+        ("i3d_kth", 32, (120, 160)),
+        ("clstm", 16, (224, 224)),
+        ("clstm_kth", 32, (120, 160)),
+    ):
+        model = build_model(name)
+        grid = model.cell_grid(model.default_layer, frames, *size)
+        cells = [-(-size[axis] // int(grid.stride[axis + 1])) for axis in range(2)]
+        assert min(cells) >= 7, name
+
+
 def test_kth_clstm_has_two_cells():
     assert [n for n, _ in build_model("clstm_kth").clstm.named_children() if n.startswith("cell")] == ["cell0", "cell1"]
 

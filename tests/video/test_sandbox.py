@@ -140,3 +140,15 @@ def test_answers_are_not_trusted(make: Make, monkeypatch: pytest.MonkeyPatch, an
         decode_clip(make("a.mp4", 4), 4)
     assert caught.value.code == ("too-short" if answer.startswith(b"D") else "undecodable")
     assert "script" not in str(caught.value)
+
+
+def test_the_decoder_has_no_files_left(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "secret").write_text("x")
+    code = (
+        "import os, sys; from chronolens.video.limits import DecodeLimits; from chronolens.video import sandbox;"
+        "sandbox.confine(DecodeLimits()); sandbox.leave_file_system();"
+        f"sys.exit(3 if os.listdir('/') == [] and not os.path.exists({str(tmp_path / 'secret')!r}) else 4)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "empty", check=False, timeout=60)
+    assert done.returncode == 3

@@ -35,15 +35,20 @@ class LocalBackend:
 
     def models(self) -> list[ModelInfo]:
         """Return the served models, asked again every few seconds; while the worker restarts, those known from before."""
-        with self._lock:
-            if self._models is None or time.monotonic() - self._asked_at > _FRESH_S:
-                try:
-                    self._models = self._ask()
-                    self._asked_at = time.monotonic()
-                except EngineUnavailableError:
-                    if self._models is None:
-                        raise
-            return self._models
+        known = self._models
+        if known is not None and time.monotonic() - self._asked_at <= _FRESH_S:
+            return known
+        if not self._lock.acquire(blocking=known is None):  # somebody else is asking; what is known will do meanwhile
+            return known or []
+        try:
+            self._models = self._ask()
+        except EngineUnavailableError:
+            if self._models is None:
+                raise
+        finally:
+            self._asked_at = time.monotonic()
+            self._lock.release()
+        return self._models
 
     def healthy(self) -> bool:
         """Return whether the worker answers now."""
@@ -52,7 +57,8 @@ class LocalBackend:
     def _ask(self) -> list[ModelInfo]:
         if not self._socket.exists():
             raise EngineUnavailableError("the process that runs the models has not started yet")
-        return self._client.models()
+        # At first the models are loaded, which takes a while; later the list is only read.
+        return (self._client if self._models is None else self._probe).models()
 
     def close(self) -> None:
         """Close the connections."""

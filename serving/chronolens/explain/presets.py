@@ -53,7 +53,7 @@ class MaskSettings:
         pair: blend rule of the reverse operator, see ``reverse_matrix``.
         threshold: a reverse run holds the frames above it, in [0, 1].
         seed: of the random start, 0 to 2^63 - 1.
-        start_logit: size of the logits of the start, on = +, off = -.
+        start_logit: size of the logits of the start, on = +, off = -; the start ``random`` always uses 2.5.
         early_stop: stop once the best objective gained less than 1e-4 over ten steps.
         keep: return the ``best`` or the ``last`` iterate.
     """
@@ -164,8 +164,19 @@ def _check(made: MaskSettings) -> None:
     _number("threshold", made.threshold, 0.0, 1.0)
     _number("learning_rate", made.learning_rate, 0.0)
     _number("start_logit", made.start_logit, 0.0)
+    if made.operator == "reverse" and made.init == "window":
+        _between_levels(made)
     if made.learning_rate == 0:
         raise OptionsError("learning_rate must be above 0.", pointer="/mask/learning_rate", limit=0, observed=0)
+
+
+def _between_levels(made: MaskSettings) -> None:
+    """A window is tried with its frames on and all others off; both must lie on their side of the threshold of a run."""
+    on = 1 / (1 + math.exp(-made.start_logit))
+    if not 1 - on < made.threshold < on:
+        limit = round(on if made.threshold >= on else 1 - on, 4)
+        detail = f"with the start 'window' threshold must lie between {1 - on:.3f} and {on:.3f}."
+        raise OptionsError(detail, pointer="/mask/threshold", limit=limit, observed=made.threshold)
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...], pointer: str | None = None) -> None:

@@ -55,7 +55,6 @@ def explain_scores(
     *,
     pair: PairRule = "earlier",
     threshold: float = RUN_THRESHOLD,
-    known: Mapping[str, float] | None = None,
 ) -> ExplainedScores:
     """Score a clip as it is, under its masks, fully frozen and fully reversed.
 
@@ -66,7 +65,6 @@ def explain_scores(
         true_class: class of the label, if known.
         freeze, reverse: T values in [0, 1] of the learned masks, None when not learned.
         pair, threshold: of the reverse operator, those the reverse mask was learned with.
-        known: soft scores that need no pass because the optimiser has just found them: ``freeze`` and ``reverse_learned``.
 
     Raises:
         UnknownClassError: the model has no such class.
@@ -74,12 +72,10 @@ def explain_scores(
 
     Source: Mänttäri et al. 2020.
     """
-    given = {name: score for name, score in (known or {}).items() if name in ("freeze", "reverse_learned")}
     rows = _rows(clip.shape[2], freeze, reverse, pair, threshold)
-    rows = {name: matrix for name, matrix in rows.items() if name not in given}
     probabilities = _probabilities(model, clip, torch.stack(list(rows.values())))
     (index,) = class_indices(probabilities[:1], target).tolist()
-    found = {**dict(zip(rows, probabilities[:, index].tolist(), strict=True)), **given}
+    found = dict(zip(rows, probabilities[:, index].tolist(), strict=True))
     true_score = None if true_class is None else float(probabilities[0, _true_index(probabilities, true_class)])
     return {
         "soft": _table(found, "", true_score),

@@ -33,7 +33,7 @@ def segments(
     timestamps_s: Sequence[float],
     threshold: float = ON,
     *,
-    duration_s: float | None = None,
+    until_s: float | None = None,
 ) -> list[Segment]:
     """Return the masked runs of a clip.
 
@@ -45,7 +45,7 @@ def segments(
         indices: T source frame numbers of the sampled frames, non-decreasing.
         timestamps_s: their presentation times.
         threshold: a frame is masked when its value is above.
-        duration_s: end of the clip, if known.
+        until_s: end of the clip on the clock of the timestamps, if known.
 
     Raises:
         ValueError: the three sequences differ in length.
@@ -53,7 +53,7 @@ def segments(
     if not len(values) == len(indices) == len(timestamps_s):
         raise ValueError(f"{len(values)} values, {len(indices)} frames and {len(timestamps_s)} timestamps do not belong together")
     on = active(values, threshold)
-    ends = _ends([float(time) for time in timestamps_s], duration_s)
+    ends = _ends([float(time) for time in timestamps_s], until_s)
     found: list[Segment] = []
     for step, masked in enumerate(on):
         if masked and step and on[step - 1]:
@@ -64,14 +64,14 @@ def segments(
     return found
 
 
-def _ends(times: list[float], duration_s: float | None) -> list[float]:
+def _ends(times: list[float], until_s: float | None) -> list[float]:
     """Return for each sampled frame the time at which the next different one appears."""
     if not times:
         return []
     distinct = sorted(set(times))
     spacing = (distinct[-1] - distinct[0]) / max(len(distinct) - 1, 1)
     final = distinct[-1] + spacing
-    if duration_s is not None:
-        final = max(distinct[-1], min(final, duration_s) if spacing else duration_s)
+    if until_s is not None:
+        final = max(distinct[-1], min(final, until_s) if spacing else until_s)
     following = dict(zip(distinct, [*distinct[1:], final], strict=True))
     return [following[time] for time in times]

@@ -3,7 +3,8 @@
 Minimises ``l1 * sum(m) + l2 * TV(m) + F_c(p)`` over ``m = sigmoid(z)`` with Adam. The network is only asked for the gradient by its
 input, one clip per row; its parameters never get one. Learning is cut into slices: :func:`advance` takes a state and returns a state.
 
-    state = begin(settings("default", "freeze"), frames=16)
+    options = settings("default", "freeze")
+    state = begin(options, frames=16)
     while not state.done:
         state = advance(model, clip, target, options, state)
     mask = finished(state, options)

@@ -17,9 +17,9 @@ TIE = 1e-6
 
 
 class Chance(TypedDict):
-    """p_value in (0, 1], and the number of windows that the mask was compared with."""
+    """p_value in (0, 1], None without windows, and the number of windows that the mask was compared with."""
 
-    p_value: float
+    p_value: float | None
     windows: int
 
 
@@ -36,7 +36,7 @@ def better_than_chance(
     """Rank the thresholded mask's score among those of all contiguous windows of the same length.
 
     ``p = (1 + #{windows whose score is at least as low}) / (1 + windows)``; the mask's own window, if it is one, is not counted. An empty
-    or a full mask has nothing to be compared with: p = 1. Costs one forward pass for the mask and one for each window.
+    or a full mask has nothing to be compared with: p is None. Costs one forward pass for the mask and one for each window.
 
     Args:
         model: any video model.
@@ -58,7 +58,7 @@ def better_than_chance(
     masks = window_masks([(first, first + length) for first in range(frames - length + 1)], frames)
     masks = masks[(masks != own).any(dim=1)]
     if length == 0 or not len(masks):
-        return {"p_value": 1.0, "windows": 0}
+        return {"p_value": None, "windows": 0}
     matrices = operator_matrix(operator, torch.cat([own, masks]), pair, threshold)
     scores = torch.tensor(perturbed_scores(model, clip, matrices, target), dtype=torch.float64)
     require_finite(scores, "scores")

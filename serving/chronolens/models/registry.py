@@ -16,7 +16,7 @@ _Builder = tuple[Callable[..., VideoNetwork], type[Any]]
 
 _ARCHITECTURES: dict[str, _Builder] = {"i3d": (I3D, I3DConfig), "clstm": (CLSTM, CLSTMConfig)}
 _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "i3d_kth": ("i3d", {"num_classes": 6, "dropout": 0.7}),
+    "i3d_kth": ("i3d", {"num_classes": 6, "dropout": 0.7, "last_stride": 1}),
     "clstm_kth": (
         "clstm",
         {"num_classes": 6, "frames": 32, "height": 120, "width": 160, "strides": (2, 2), "dropout": 0.5},

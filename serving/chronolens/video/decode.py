@@ -211,7 +211,9 @@ def _info(talk: _Talk, facts: dict[str, Any], matrix: tuple[int, int, int, int],
     if matrix[0] == 0:
         width, height = height, width
     fps = round((total - 1) / span, 6) if span > 0 else 0.0
-    return ClipInfo(digest, container, str(facts["codec"]), width, height, fps, total, round(span + last, 6))
+    return ClipInfo(
+        digest, container, str(facts["codec"]), width, height, fps, total, round(span + last, 6), round(float(talk.times[0]), 6)
+    )
 
 
 def _matrix(value: object) -> tuple[int, int, int, int]:

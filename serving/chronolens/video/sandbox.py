@@ -1,13 +1,16 @@
 """The process that decodes one untrusted clip: ``python -m chronolens.video.sandbox``, started by :mod:`chronolens.video.decode`.
 
 It gets the file as an open descriptor, requests on stdin, and answers on stdout in the form of :mod:`chronolens.video.channel`.
-Before PyAV is imported it gives up what it does not need: new privileges, the network, memory, processor time, files to write.
-It imports neither numpy nor anything else heavy, because every clip pays for its start.
+Before PyAV is imported it gives up what it does not need: new privileges, the network, memory, processor time, files to write; before
+the first byte of the clip is read, the file system too. It imports neither numpy nor anything else heavy, because every clip pays for
+its start.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import json
 import math
 import os
@@ -20,6 +23,18 @@ from chronolens.video.limits import DecodeLimits
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+
+LATE_MODULES = (
+    "av.audio.codeccontext",
+    "av.audio.stream",
+    "av.sidedata.encparams",
+    "av.sidedata.motionvectors",
+    "av.subtitles.codeccontext",
+    "av.subtitles.stream",
+    "av.video.codeccontext",
+    "av.video.stream",
+)
+"""What PyAV imports only when it needs it, which is too late without a file system."""
 
 
 def confine(limits: DecodeLimits) -> None:
@@ -42,6 +57,15 @@ def confine(limits: DecodeLimits) -> None:
     signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
 
 
+def leave_file_system() -> None:
+    """Make the empty working folder the root, once everything is loaded; the clip is an open descriptor and needs no name.
+
+    Where neither the user nor a user namespace allows it the process goes on: FFmpeg has no file protocol here in any case.
+    """
+    with contextlib.suppress(PermissionError):
+        os.chroot(".")
+
+
 def main(arguments: list[str]) -> int:
     """Decode the file; 0 also when the clip was refused, since the answer says so."""
     order = json.loads(arguments[0])
@@ -51,6 +75,9 @@ def main(arguments: list[str]) -> int:
     os.dup2(2, 1)  # a library that prints must not disturb the answer
     from chronolens.video.serve import serve
 
+    for module in LATE_MODULES:
+        importlib.import_module(module)
+    leave_file_system()
     serve(order["fd"], order["demuxer"], limits, out)
     return 0
 
