@@ -59,7 +59,7 @@ def row(name: str, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def in_process(model: str, preset: str) -> Explain:
+def in_process(model: str, mask: dict[str, Any]) -> Explain:
     """Return a function that explains a clip here, with the model loaded once."""
     from chronolens.engine import Engine
     from chronolens.local import explain
@@ -68,19 +68,19 @@ def in_process(model: str, preset: str) -> Explain:
 
     def run(clip: Path, panel: Path) -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as folder:
-            result = explain(clip, out=folder, engine=engine, model=model, mask={"preset": preset}, artefacts=["panel.mp4"])
+            result = explain(clip, out=folder, engine=engine, model=model, mask=mask, artefacts=["panel.mp4"])
             panel.write_bytes((Path(folder) / "panel.mp4").read_bytes())
         return result.model_dump(mode="json")
 
     return run
 
 
-def over_http(url: str, model: str, preset: str) -> Explain:
+def over_http(url: str, model: str, mask: dict[str, Any]) -> Explain:
     """Return a function that sends a clip to a service."""
     client = Client(url)
 
     def run(clip: Path, panel: Path) -> dict[str, Any]:
-        result = client.explain(clip, model=model, mask={"preset": preset}, artefacts=["panel.mp4"])
+        result = client.explain(clip, model=model, mask=mask, artefacts=["panel.mp4"])
         with tempfile.TemporaryDirectory() as folder:
             panel.write_bytes(client.download(result["artefacts"][0], Path(folder)).read_bytes())
         return result
@@ -114,12 +114,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("explained"))
     parser.add_argument("--model", default="i3d-synthetic")
     parser.add_argument("--mask-preset", default="default")
+    parser.add_argument("--steps", type=int, default=None, help="optimiser steps a mask; the preset's own when left out")
     parser.add_argument("--url", default=None, help="a running service")
     parser.add_argument("--limit", type=int, default=None, help="take at most so many clips of each sub-folder")
     options = parser.parse_args()
     found = sorted(path for path in options.clips.rglob("*") if path.suffix.lower() in SUFFIXES)
     taken = [path for path in found if options.limit is None or siblings_before(path, found) < options.limit]
-    make = over_http(options.url, options.model, options.mask_preset) if options.url else in_process(options.model, options.mask_preset)
+    mask = {"preset": options.mask_preset} | ({} if options.steps is None else {"steps": options.steps})
+    make = over_http(options.url, options.model, mask) if options.url else in_process(options.model, mask)
     failed = explain_all(track(taken, description="explaining"), options.clips, options.out, make)
     print(f"{len(taken) - failed} of {len(taken)} clips explained, table and panels in {options.out}/")
     raise SystemExit(1 if failed else 0)

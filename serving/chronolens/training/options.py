@@ -1,0 +1,123 @@
+"""The options of one training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from chronolens.errors import UnknownModelError
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training at one frame size: ``epochs`` passes of ``TrainOptions.clips`` clips at ``size`` x ``size`` pixels.
+
+    A phase with ``running_norm`` normalises with the running statistics instead of those of the batch. The C-LSTM needs it: its one
+    BatchNorm serves every cell, so the running statistics mix cells that have different ones, and the network must get used to the mix.
+    """
+
+    size: int
+    epochs: int
+    running_norm: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What suits an architecture."""
+
+    phases: tuple[Phase, ...]
+    rate: float
+    dropout: float
+
+
+RECIPES = {
+    "i3d": Recipe((Phase(64, 11), Phase(112, 2)), rate=1e-3, dropout=0.2),
+    "clstm": Recipe((Phase(64, 5), Phase(64, 8, running_norm=True)), rate=1.5e-3, dropout=0.0),
+}
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What ``train`` does.
+
+    Args:
+        architecture: ``i3d`` or ``clstm``.
+        name: of the weights in the record, such as ``i3d-synthetic``.
+        data: ``synthetic``, a folder of class folders, or a CSV file.
+        store: folder of ``weights.toml``; nothing is written there when None.
+        work: folder for checkpoints, cache and log.
+        phases: sizes and epochs in order; the size of the last one is the model's. The recipe's when empty.
+        frames: frames of a clip; ``drawn``: size at which clips are drawn or decoded into the cache.
+        clips: training clips in an epoch (the next ones each epoch, up to ``pool``).
+        pool: number of different training clips.
+        validate: clips of the validation split after each epoch.
+        test: clips of the test split at the end.
+        batch, rate, decay, smoothing, dropout, ema: batch size, peak learning rate, weight decay, label smoothing, dropout, averaging.
+            A rate of 0 or a dropout below 0 takes the recipe's.
+        clip_norm: longest gradient.
+        precision: ``bf16`` or ``float32``.
+        workers: processes that load clips; 0 loads in this process.
+        threads: of PyTorch; its own choice when None.
+        resume: go on from the last checkpoint in ``work`` when there is one.
+        stop_after: end after this many epochs of the whole schedule, as if killed (for tests and short sessions).
+
+    Raises:
+        UnknownModelError: there is no recipe for the architecture.
+    """
+
+    architecture: str
+    name: str
+    data: str = "synthetic"
+    store: Path | None = None
+    work: Path = Path("runs")
+    phases: tuple[Phase, ...] = ()
+    frames: int = 16
+    drawn: int = 112
+    clips: int = 2048
+    pool: int = 16384
+    validate: int = 160
+    test: int = 480
+    batch: int = 16
+    rate: float = 0.0
+    decay: float = 0.02
+    smoothing: float = 0.05
+    dropout: float = -1.0
+    ema: float = 0.995
+    clip_norm: float = 5.0
+    seed: int = 0
+    workers: int = 1
+    threads: int | None = None
+    precision: str = "bf16"
+    resume: bool = True
+    stop_after: int | None = None
+    show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        recipe = RECIPES.get(self.architecture)
+        if recipe is None:
+            raise UnknownModelError(f"no architecture {self.architecture!r} to train", allowed=sorted(RECIPES))
+        for name, missing in (("phases", not self.phases), ("rate", self.rate == 0), ("dropout", self.dropout < 0)):
+            if missing:
+                object.__setattr__(self, name, getattr(recipe, name))  # the dataclass is frozen for everybody else
+
+    @property
+    def size(self) -> int:
+        """Height and width of the finished model's input."""
+        return self.phases[-1].size
+
+    @property
+    def epochs(self) -> int:
+        return sum(phase.epochs for phase in self.phases)
+
+    def phase_of(self, epoch: int) -> Phase:
+        """Return the phase of an epoch counted from 0.
+
+        Raises:
+            ValueError: no such epoch.
+        """
+        left = epoch
+        for phase in self.phases:
+            if left < phase.epochs:
+                return phase
+            left -= phase.epochs
+        raise ValueError(f"epoch {epoch} is outside the schedule of {self.epochs}")

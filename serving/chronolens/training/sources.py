@@ -1,0 +1,33 @@
+"""Opens a data set by the name that a user types."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chronolens.data.clips_folder import open_clips
+from chronolens.data.source import ClipSource, SyntheticSource
+from chronolens.data.synthetic import SPLITS
+from chronolens.errors import OptionsError
+
+
+def open_source(data: str, split: str, *, shape: tuple[int, int, int], seed: int, count: int) -> ClipSource:
+    """Return one split of a data set.
+
+    Args:
+        data: ``synthetic``, a folder with one sub-folder a class, or a CSV file with the columns file, label and perhaps split.
+        split: ``train``, ``val`` or ``test``.
+        shape: (T, H, W) of the frames.
+        seed: of the synthetic clips, or of the division into splits.
+        count: at most so many clips.
+
+    Raises:
+        OptionsError: no such data set or split, a seed below 0, or no clips in this split.
+    """
+    if split not in SPLITS:
+        raise OptionsError(f"unknown split {split!r}", pointer="/split", allowed=SPLITS)
+    if seed < 0:
+        raise OptionsError("the seed is a whole number of at least 0", pointer="/seed", observed=seed)
+    frames, height, width = shape
+    if data == "synthetic":
+        return SyntheticSource(split, seed, count, frames, height, width)
+    return open_clips(Path(data), split, frames=frames, height=height, width=width, seed=seed, count=count)
