@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from chronolens.options import ExplanationOptions, PredictionOptions
 from chronolens.video.limits import DecodeLimits
 from chronolens_gateway import database, errors, openapi
 from chronolens_gateway.backends.local import LocalBackend
-from chronolens_gateway.errors import DataFolderInUseError, RequestError
+from chronolens_gateway.errors import RequestError
 from chronolens_gateway.jobs import Jobs
 from chronolens_gateway.limits import Limits
 from chronolens_gateway.metrics import Metrics
@@ -45,7 +44,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            service = await _start(stack, settings, metrics, lambda: bool(app.state.stopping()))
+            service = await _start(settings, metrics, lambda: bool(app.state.stopping()))
             stack.push_async_callback(to_thread.run_sync, service.jobs.close)
             stack.callback(service.backend.close)
             if settings.embedded:
@@ -73,10 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _start(stack: AsyncExitStack, settings: Settings, metrics: Metrics, stopping: Callable[[], bool]) -> Service:
+async def _start(settings: Settings, metrics: Metrics, stopping: Callable[[], bool]) -> Service:
     settings.prepare()
-    if settings.embedded:
-        _own(stack, settings)
     storage = JobStorage(settings.data_dir)
     storage.prepare()
     database.refuse_pickle()
@@ -99,19 +96,6 @@ async def _start(stack: AsyncExitStack, settings: Settings, metrics: Metrics, st
         quick=quick_limiter(),
         stopping=stopping,
     )
-
-
-def _own(stack: AsyncExitStack, settings: Settings) -> None:
-    """Hold the data folder as long as the service runs: two services in one folder would take each other's engine and uploads.
-
-    Raises:
-        DataFolderInUseError: another service holds it.
-    """
-    lock = stack.enter_context((settings.run_dir / "gateway.lock").open("ab"))
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise DataFolderInUseError("another service uses this data folder; set CHRONOLENS_DATA_DIR to a folder of its own") from error
 
 
 def _limits(settings: Settings) -> Limits:

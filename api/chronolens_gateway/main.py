@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import fcntl
 import signal
 import sys
 from pathlib import Path
+from typing import IO
 
 import uvicorn
+from pydantic import ValidationError
 
 from chronolens_gateway import logs
 from chronolens_gateway.app import create_app
+from chronolens_gateway.errors import DataFolderInUseError
 from chronolens_gateway.settings import Settings
 
 _READY_LOOK_S = 0.1
@@ -28,7 +33,33 @@ def serve(host: str = "127.0.0.1", port: int = 8000, data_dir: Path | None = Non
         ready_line: print the address on standard output once the service can answer.
     """
     logs.configure("gateway")
-    settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
+    try:
+        settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
+        settings.prepare()
+        lock = _own(settings) if settings.embedded else None
+    except (ValidationError, OSError, DataFolderInUseError) as error:
+        sys.stderr.write(f"chronolens cannot start: {error}\n")
+        sys.exit(2)
+    with lock or contextlib.nullcontext():
+        _run(settings, host, port, ready_line=ready_line)
+
+
+def _own(settings: Settings) -> IO[bytes]:
+    """Return the lock of the data folder: two services in one folder would take each other's engine and uploads.
+
+    Raises:
+        DataFolderInUseError: another service holds it.
+    """
+    lock = (settings.run_dir / "gateway.lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise DataFolderInUseError("another service uses this data folder; set CHRONOLENS_DATA_DIR to a folder of its own") from error
+    return lock
+
+
+def _run(settings: Settings, host: str, port: int, *, ready_line: bool) -> None:
     app = create_app(settings)
     config = uvicorn.Config(
         app,

@@ -6,11 +6,13 @@ import sys
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from chronolens.cli import app, main
 from chronolens.errors import OptionsError, UnknownModelError, UnsupportedClipError
 from chronolens.local import explain, predict
+from chronolens.summary import prediction_table
 from chronolens.video.encode import write_h264
 
 FILES = {"panel.mp4", "gradcam.mp4", "freeze.mp4", "reverse.mp4", "arrays.npz", "strip.png", "result.json"}
@@ -110,3 +112,22 @@ def test_three_lines_of_python(movie, tmp_path):
 def test_help_does_not_import_torch():
     code = "import sys; from chronolens import cli, client; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_missing_files_and_bad_folders_end_with_status_2(movie, tmp_path, monkeypatch, capsys):
+    (tmp_path / "taken").write_text("")
+    for arguments in (["predict", str(tmp_path / "none.mp4")], ["predict", str(tmp_path)], ["serve", "--port", "99999"]):
+        assert run(*arguments).exit_code == 2
+    monkeypatch.setattr(sys, "argv", ["chronolens", "explain", str(movie), "--model", "tiny-clstm", "--out", str(tmp_path / "taken")])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_labels_with_brackets_are_printed_as_they_are(capsys):
+    result = {"model": "m", "predictions": [{"score": 0.5, "label": "Moving [something] up [/red]"}], "warnings": ["[note]"]}
+    Console(width=120).print(prediction_table(result))
+    shown = capsys.readouterr().out
+    assert "Moving [something] up [/red]" in shown
+    assert "[note]" in shown
