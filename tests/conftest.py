@@ -2,6 +2,8 @@
 
 import os
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded: spinning threads crawl on a busy machine
+
 import numpy as np
 import pytest
 import torch

@@ -45,7 +45,8 @@ class Supervisor:
     """
 
     def __init__(self, settings: Settings, kept: list[Child], restarted: Callable[[str], None]) -> None:
-        self._environment = {**os.environ, **settings.environment()}
+        # Threads of the engine that spin while they wait would make it some 20 times slower whenever another process is busy.
+        self._environment = {"OMP_WAIT_POLICY": "passive", **os.environ, **settings.environment()}
         self._kept = kept
         self._restarted = restarted
         self._tasks: list[asyncio.Task[None]] = []
