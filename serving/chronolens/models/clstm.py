@@ -60,13 +60,13 @@ class ConvLSTMCell(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         clips, steps = x.shape[:2]
         drive = F.conv2d(x.flatten(0, 1), self._joined("x", "weight"), self._joined("x", "bias"), self.stride, 2)
-        drive = drive.view(clips, steps, *drive.shape[1:])
+        driven = drive.view(clips, steps, *drive.shape[1:]).unbind(1)  # indexing a tensor would cost the backward pass a sum for each step
         recurrent = self._joined("h", "weight")
         hidden = drive.new_zeros(clips, self.hidden, *drive.shape[-2:])
         memory = torch.zeros_like(hidden)
         outputs = []
         for step in range(steps):
-            gates = drive[:, step]
+            gates = driven[step]
             if step:  # the state before the first frame is zero, so its convolution adds nothing
                 gates = gates + F.conv2d(hidden, recurrent, None, 1, 2)
             enter, forget, candidate, leave = gates.chunk(4, dim=1)
