@@ -50,7 +50,7 @@ def per_class(counts: np.ndarray, classes: list[str]) -> str:
     return "\n".join(lines)
 
 
-def card(record: WeightsRecord, figures: dict[str, Any], command: str) -> str:
+def card(record: WeightsRecord, figures: dict[str, Any], command: str, note: str) -> str:
     """Return the text of the card."""
     network = build_model(record.architecture, **record.config)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -71,6 +71,7 @@ def card(record: WeightsRecord, figures: dict[str, Any], command: str) -> str:
 | data | `{record.data_set}`, {metrics.get("training_clips", "?")} training clips, drawn by this package's generator |
 | training | {metrics.get("training_hours", "?")} h on 2 CPU cores that other work shared |
 | command | `{command}` |
+| differences of the shipped run | {note} |
 
 ## Figures
 
@@ -100,11 +101,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", type=Path, help="output of chronolens evaluate --reversed --frozen --json")
     parser.add_argument("--command", required=True, help="the command that trained the weights")
+    parser.add_argument("--note", default="none", help="how the shipped run differed from the command")
     options = parser.parse_args()
     figures = json.loads(options.figures.read_text(encoding="utf-8"))
     store = default_store()
     record = find_record(store, figures["model"])
-    (store / f"{record.name}.md").write_text(card(record, figures, options.command), encoding="utf-8")
+    (store / f"{record.name}.md").write_text(card(record, figures, options.command, options.note), encoding="utf-8")
     image = picture(np.asarray(figures["confusion"]), figures["classes"])
     cv2.imwrite(str(store / f"{record.name}-confusion.png"), image[:, :, ::-1])
     print(f"wrote {store / record.name}.md")
