@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor, nn
 
 from chronolens.clips import CellGrid
 
 
-class VideoNetwork(nn.Module):
+class VideoNetwork(nn.Module, ABC):
     """A classifier of clips: (N, 3, T, H, W) float32, prepared by the clip spec of its weights, to logits (N, num_classes).
 
     Attributes:
@@ -27,6 +29,7 @@ class VideoNetwork(nn.Module):
         """
         return None
 
+    @abstractmethod
     def cell_grid(self, layer: str, frames: int, height: int, width: int) -> CellGrid:
         """Return where the cells of a layer's map lie on a clip of this size.
 
@@ -34,4 +37,3 @@ class VideoNetwork(nn.Module):
             layer: dotted module name that Grad-CAM accepts.
             frames, height, width: size of the prepared clip.
         """
-        raise NotImplementedError
