@@ -88,14 +88,15 @@ def test_environment_and_folder_are_empty(make: Make, monkeypatch: pytest.Monkey
 
 
 def test_nothing_is_left_behind(make: Make) -> None:
-    path, before = make("a.mp4", 4), len(os.listdir("/proc/self/fd"))
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    path, before, others = make("a.mp4", 4), len(os.listdir("/proc/self/fd")), children.read_text()
     for limits in (DecodeLimits(), DecodeLimits(wall_s=0.01), DecodeLimits(max_frames=3)):
         try:
             decode_clip(path, 4, limits=limits)
         except UnusableClipError:
             continue
     assert len(os.listdir("/proc/self/fd")) == before
-    assert not list(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+    assert children.read_text() == others
 
 
 def test_threads_may_decode_at_once(make: Make) -> None:
