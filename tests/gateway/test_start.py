@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.gateway.conftest import descendants
 
 from chronolens_gateway.errors import problem_of
 
@@ -33,6 +35,19 @@ def test_settings_that_cannot_work_are_one_message(wrong: dict[str, str], tmp_pa
     assert done.returncode == 2
     assert done.stderr.startswith("chronolens cannot start:")
     assert "Traceback" not in done.stderr
+
+
+def test_a_signal_to_the_command_stops_the_whole_service(tmp_path: Path, store: Path) -> None:
+    command = [sys.executable, "-c", "from chronolens.cli import main; main()", "serve", "--port", "0"]
+    environment = {**os.environ, "CHRONOLENS_DATA_DIR": str(tmp_path / "data"), "CHRONOLENS_MODEL_STORE": str(store)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        line = process.stdout.readline() if process.stdout else ""
+        assert line.startswith("chronolens is ready at http://127.0.0.1:")
+        children = descendants(process.pid)
+        assert len(children) >= 2
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
 
 
 def test_an_engine_without_models_says_so(tmp_path: Path) -> None:
