@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from chronolens import cli_training, schemas
+from chronolens import cli_studies, cli_training, schemas
 from chronolens.errors import ChronolensError
 from chronolens.summary import explanation_lines, prediction_table
 
@@ -22,6 +22,7 @@ notes = Console(stderr=True)
 answers = Console()
 app.command()(cli_training.train)
 app.command()(cli_training.evaluate)
+app.add_typer(cli_studies.app, name="study")
 
 Clip = Annotated[Path, typer.Argument(help="video file: MP4/MOV, Matroska/WebM or AVI", exists=True, dir_okay=False, show_default=False)]
 Model = Annotated[str, typer.Option(help="name of a served model, see `chronolens models`")]
@@ -35,7 +36,7 @@ def explain(
     clip: Clip,
     model: Model = "i3d-synthetic",
     methods: Annotated[str, typer.Option(help="comma separated: gradcam, freeze, reverse")] = "gradcam,freeze,reverse",
-    mask_preset: Annotated[str, typer.Option(help="default, paper or authors")] = "default",
+    mask_preset: Annotated[str, typer.Option(help="default, paper, authors or exhaustive")] = "default",
     target: ClassOption = None,
     true_class: ClassOption = None,
     top_k: Annotated[int, typer.Option(help="how many classes to list")] = 5,

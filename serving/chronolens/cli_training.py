@@ -10,7 +10,12 @@ import typer
 
 from chronolens.errors import OptionsError
 
-Data = Annotated[str, typer.Option(help="`synthetic`, a folder with one sub-folder a class, or a CSV file (file,label)")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="`synthetic`, a folder with one sub-folder a class, or a CSV file (file,label); before it `arrow-of-time:` asks which way"
+    ),
+]
 
 
 def train(
@@ -19,10 +24,14 @@ def train(
         str | None, typer.Option(help="name of the weights; ARCHITECTURE-synthetic or ARCHITECTURE-custom when left out")
     ] = None,
     data: Data = "synthetic",
+    start_from: Annotated[str | None, typer.Option(help="shipped weights to start from; random when left out")] = None,
     store: Annotated[Path, typer.Option(help="folder that gets weights and record")] = Path("model_store"),
     work: Annotated[Path, typer.Option(help="folder for checkpoints, cache and log; a run there is resumed")] = Path("runs"),
     phases: Annotated[
-        str | None, typer.Option(help="SIZE:EPOCHS in order, such as 64:14,112:3; a trailing n normalises by running statistics")
+        str | None,
+        typer.Option(
+            help="SIZE:EPOCHS in order, such as 64:14,112:3; trailing n: normalise by running statistics, b: teach where things move"
+        ),
     ] = None,
     clips: Annotated[int | None, typer.Option(help="training clips an epoch")] = None,
     pool: Annotated[int | None, typer.Option(help="number of different training clips")] = None,
@@ -52,6 +61,7 @@ def train(
         architecture=architecture,
         name=name or f"{architecture}-{'synthetic' if data == 'synthetic' else 'custom'}",
         data=data,
+        start_from=start_from,
         store=store,
         work=work,
         precision=precision,
@@ -70,13 +80,21 @@ def evaluate(
     data: Data = "synthetic",
     split: Annotated[str, typer.Option(help="train, val or test")] = "test",
     seed: Annotated[int, typer.Option(help="seed of the synthetic clips, or of the division of a folder")] = 0,
-    limit: Annotated[int, typer.Option(help="number of clips", min=1)] = 480,
+    limit: Annotated[int, typer.Option(help="number of clips; 100 are enough for --explanations", min=1)] = 480,
     reversed_: Annotated[bool, typer.Option("--reversed", help="also play the clips backwards")] = False,
     frozen: Annotated[bool, typer.Option("--frozen", help="also show clips in which every frame equals the first")] = False,
     precision: Annotated[str, typer.Option(help="float32 or bf16")] = "float32",
+    explanations: Annotated[
+        bool, typer.Option("--explanations", help="compare heat maps and masks with when and where synthetic clips move")
+    ] = False,
+    methods: Annotated[str | None, typer.Option(help="with --explanations: out of gradcam/..., freeze/PRESET, reverse/PRESET; all")] = None,
+    rows: Annotated[Path | None, typer.Option(help="with --explanations: file of findings; the same command goes on with it")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object, confusion matrix included")] = False,
 ) -> None:
-    """Measure a model on a split of a data set."""
+    """Measure a model, or its explanations, on a split of a data set."""
+    if explanations:
+        _truth(model, data, split, seed, limit, methods, rows, as_json)
+        return
     from chronolens.models.weights import default_store, find_record, load_model
     from chronolens.training.evaluate import evaluate as run
 
@@ -102,11 +120,29 @@ def evaluate(
             typer.echo(f"{key:18} {value:.4f}" if isinstance(value, float) else f"{key:18} {value}")
 
 
+def _truth(model: str, data: str, split: str, seed: int, limit: int, methods: str | None, rows: Path | None, as_json: bool) -> None:
+    from chronolens.cli_studies import bar
+    from chronolens.engine import Engine
+    from chronolens.studies.truth import METHODS, SPLIT, run
+    from chronolens.studies.truth_table import markdown, truth_figures
+
+    if data != "synthetic" or split != SPLIT:
+        raise OptionsError("truth is known for the test split of the synthetic data only", pointer="/data")
+    wanted = METHODS if methods is None else [part.strip() for part in methods.split(",") if part.strip()]
+    with bar() as report:
+        found = run(Engine(), model, methods=wanted, limit=limit, seed=seed, rows=rows, report=report)
+    figures = {"model": model, "seed": seed, **truth_figures(found)}
+    typer.echo(json.dumps(figures) if as_json else markdown(figures))
+
+
 def _phases(text: str) -> tuple[Any, ...]:
-    from chronolens.training.options import Phase
+    from chronolens.training.options import LOCALISE, Phase
 
     try:
         parts = [part.strip().split(":") for part in text.split(",")]
-        return tuple(Phase(int(size), int(epochs.rstrip("n")), running_norm=epochs.endswith("n")) for size, epochs in parts)
+        return tuple(
+            Phase(int(size), int(epochs.rstrip("nb")), running_norm="n" in epochs, localise=LOCALISE if "b" in epochs else 0.0)
+            for size, epochs in parts
+        )
     except ValueError as error:
         raise OptionsError("phases are written SIZE:EPOCHS, such as 64:14,112:3", pointer="/phases") from error

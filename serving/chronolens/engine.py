@@ -18,11 +18,12 @@ from chronolens.explain import grad_cam, temporal_mask
 from chronolens.explain.blobs import blob_statistics
 from chronolens.explain.capture import valid_layers
 from chronolens.explain.objective import operator_matrix
-from chronolens.explain.protocol import Passes, class_indices, require_finite
+from chronolens.explain.protocol import Passes, VideoModel, class_indices, require_finite
 from chronolens.explain.scores import drop, explain_scores
 from chronolens.explain.trust import better_than_chance
 from chronolens.explain.words import Operator
 from chronolens.models.base import VideoNetwork
+from chronolens.models.precision import InBfloat16, chosen_precision
 from chronolens.models.weights import WeightsRecord, default_store, find_record, load_model, read_records
 from chronolens.options import GradCamOptions, MaskOptions, mask_settings
 from chronolens.render.overlay import lay_on_clip
@@ -36,17 +37,19 @@ METHODS = ["gradcam", "freeze", "reverse"]
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A network ready to be asked, with its record and the layers that Grad-CAM accepts."""
+    """A network ready to be asked, its form that masks are learned on, its record and the layers that Grad-CAM accepts."""
 
     record: WeightsRecord
     network: VideoNetwork
+    learner: VideoModel
     layers: list[str]
 
 
 class Engine:
     """The networks of one model store, as :class:`chronolens.pipeline.Engine`.
 
-    Models are loaded at their first use and kept. Weights are float32, parameters frozen, batches of one clip a row.
+    Models are loaded at their first use and kept. Parameters are frozen, batches of one clip a row. What is reported is computed in
+    float32; masks are learned in bfloat16 where the processor multiplies it natively, see :mod:`chronolens.models.precision`.
 
     Args:
         store: folder with ``weights.toml``; the shipped one when None.
@@ -56,6 +59,7 @@ class Engine:
     def __init__(self, store: Path | None = None, device: str | None = None) -> None:
         self.store = store or default_store()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.precision = chosen_precision(self.device)
         self._loaded: dict[str, Loaded] = {}
         self._loading = threading.Lock()
 
@@ -102,7 +106,8 @@ class Engine:
                 spec = record.clip
                 layers = valid_layers(network, (3, spec.frames, spec.height, spec.width))
                 layers = layers[: layers.index(network.default_layer) + 1]  # beyond it there are no places any more
-                self._loaded[name] = Loaded(record, network, layers)
+                learner: VideoModel = InBfloat16(network) if self.precision == "bfloat16" else network
+                self._loaded[name] = Loaded(record, network, learner, layers)
             return self._loaded[name]
 
     def look(self, model: str, frames: Frames, *, target: int | None, gradcam: GradCamOptions | None) -> tuple[Arrays, Facts]:
@@ -160,7 +165,10 @@ class Engine:
             """Asked before each step; the first one is always done, so that every slice moves on."""
             return next(asked) > 0 and time.perf_counter() - started >= budget_s
 
-        after = temporal_mask.advance(loaded.network, clip, target, settings, before, max_steps=max_steps, should_stop=late)
+        after = temporal_mask.advance(loaded.learner, clip, target, settings, before, max_steps=max_steps, should_stop=late)
+        mask = temporal_mask.finished(after, settings)
+        if after.done and loaded.learner is not loaded.network:
+            mask = temporal_mask.rescored(loaded.network, clip, target, settings, mask)
         seconds = (0.0 if state is None else state["seconds"]) + time.perf_counter() - started
         step, total = temporal_mask.progress(after, settings)
         facts: Facts = {
@@ -172,8 +180,8 @@ class Engine:
             "values": after.values,
         }
         if after.done:
-            learned = temporal_mask.finished(after, settings).to_json()
-            facts["learned"] = {**learned, "passes": after.passes.total, "pass_counts": after.passes.to_json(), "seconds": seconds}
+            counts = {"passes": mask.passes.total, "pass_counts": mask.passes.to_json()}
+            facts["learned"] = {**mask.to_json(), **counts, "seconds": seconds, "dtype": self.precision}
         return facts
 
     def score(

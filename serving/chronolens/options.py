@@ -39,7 +39,8 @@ class MaskOptions(_Strict):
     """Temporal masks: a preset and what to change of it; None keeps the preset's own value.
 
     Args:
-        preset: ``default`` (ours), ``paper`` (the paper's table) or ``authors`` (the authors' PyTorch code).
+        preset: ``default`` (ours), ``paper`` (the paper's table), ``authors`` (the authors' PyTorch code) or ``exhaustive`` (the best
+            of all contiguous windows, without gradients).
         dataset: which published weights l1 and tv start from: Something-Something or KTH.
         l1, tv, beta: weights and exponent of the objective (>= 0; beta >= 1).
         steps: optimiser steps a mask, 1..1000.
@@ -50,14 +51,14 @@ class MaskOptions(_Strict):
         seed: of everything random.
     """
 
-    preset: Literal["default", "paper", "authors"] = "default"
+    preset: Literal["default", "paper", "authors", "exhaustive"] = "default"
     dataset: Literal["ssv2", "kth"] = "ssv2"
     l1: Annotated[float, Field(ge=0, le=100)] | None = None
     tv: Annotated[float, Field(ge=0, le=100)] | None = None
     beta: Annotated[float, Field(ge=1, le=10)] | None = None
     steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     learning_rate: Annotated[float, Field(gt=0, le=10)] | None = None
-    init: Literal["central", "authors-central", "window", "random"] | None = None
+    init: Literal["central", "authors-central", "window", "random", "exhaustive"] | None = None
     pair: Literal["earlier", "mean"] | None = None
     threshold: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0

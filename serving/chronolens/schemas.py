@@ -158,7 +158,10 @@ class Chance(_Answer):
 
 
 class Mask(_Answer):
-    """One learned temporal mask: ``values`` in [0, 1] a frame, ``active`` where above 0.5, ``length`` how many."""
+    """One learned temporal mask: ``values`` in [0, 1] a frame, ``active`` where above 0.5, ``length`` how many.
+
+    ``dtype`` is the precision of the network while it was learned; its objective is always computed in ``provenance.dtype``.
+    """
 
     values: list[float]
     active: list[bool]
@@ -168,6 +171,7 @@ class Mask(_Answer):
     steps: int
     converged: bool
     passes: int
+    dtype: str
     better_than_chance: Chance
 
 

@@ -173,7 +173,7 @@ def test_slice_size_does_not_change_the_mask(engine, clip, tmp_path, monkeypatch
 
 def test_segments_use_source_frames_and_end_with_the_clip(clip):
     learned = {"values": [0.2, 0.9, 0.8, 0.1, 0.0, 0.0, 0.7, 0.51], "objective": dict.fromkeys(["total", "l1", "tv", "score"], 0.0)}
-    learned |= {"steps": 1, "converged": False, "passes": 2}
+    learned |= {"steps": 1, "converged": False, "passes": 2, "dtype": "float32"}
     chance = {"p_value": None, "windows": 0}
     # frames 1, 3 ... 15 at 0.1, 0.3 ... 1.5 s: a masked stretch ends when the next sampled frame appears, the last one with the clip
     assert [span.model_dump() for span in mask_report(learned, chance, clip).segments] == [

@@ -6,13 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from chronolens.clips import Frames
+from chronolens.data.motion_truth import MotionTruth, motion_truth
 from chronolens.data.synthetic import LABELS, make_clip
+from chronolens.errors import OptionsError
 
 Value = TypeVar("Value", bound=np.generic)
 
@@ -33,6 +35,15 @@ class ClipSource(Protocol):
 
     def load(self, number: int) -> tuple[Frames, int]:
         """Return the sampled frames (T, H, W, 3) uint8 RGB and the class index."""
+        ...
+
+
+@runtime_checkable
+class KnowsMotion(Protocol):
+    """A source that knows when and where things move in its clips."""
+
+    def truth(self, number: int) -> MotionTruth:
+        """Return when and where something moves in a clip."""
         ...
 
 
@@ -63,6 +74,10 @@ class SyntheticSource:
         clip = make_clip(self.split, number, self.seed)
         return clip.render(self.height, self.width, self.frames), clip.target
 
+    def truth(self, number: int) -> MotionTruth:
+        """Return when and where something moves in a clip."""
+        return motion_truth(make_clip(self.split, number, self.seed), self.frames)
+
 
 class CachedSource:
     """Keeps the frames of another source in one sparse file, so that each clip is drawn or decoded once.
@@ -91,6 +106,16 @@ class CachedSource:
 
     def __len__(self) -> int:
         return len(self.inner)
+
+    def truth(self, number: int) -> MotionTruth:
+        """Return when and where something moves in a clip.
+
+        Raises:
+            OptionsError: the inner source does not know.
+        """
+        if not isinstance(self.inner, KnowsMotion):
+            raise OptionsError("the data set does not know where its objects are", pointer="/phases")
+        return self.inner.truth(number)
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_open": None}  # a worker process opens the files itself

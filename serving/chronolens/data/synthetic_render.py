@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -29,10 +30,23 @@ class Renderer:
         self.scene, self.height, self.width = scene, height, width
         self.unit = (width / ASPECT, float(height))
         self._waves = np.random.default_rng([scene.seed, 1]).uniform(0, 2 * np.pi, (5, 3))
-        self._grain = np.random.default_rng([scene.seed, 2]).standard_normal(2 * height * width * 3, dtype=np.float32) * scene.noise
-        self._sprites = {index: self._sprite(thing) for index, thing in enumerate(scene.things) if thing.role != "clutter"}
-        self._backdrop = self._paint_backdrop()
-        self._shade = self._paint_shade()
+
+    @cached_property
+    def _grain(self) -> Blend:
+        noise = np.random.default_rng([self.scene.seed, 2]).standard_normal(2 * self.height * self.width * 3, dtype=np.float32)
+        return np.asarray(noise * self.scene.noise, dtype=np.float32)
+
+    @cached_property
+    def _sprites(self) -> dict[int, Blend]:
+        return {index: self._sprite(thing) for index, thing in enumerate(self.scene.things) if thing.role != "clutter"}
+
+    @cached_property
+    def _backdrop(self) -> Image:
+        return self._paint_backdrop()
+
+    @cached_property
+    def _shade(self) -> Blend:
+        return self._paint_shade()
 
     def frames(self, indices: Sequence[int] | npt.NDArray[np.int64]) -> Frames:
         """Return the frames with these numbers, (len(indices), H, W, 3) uint8 RGB."""

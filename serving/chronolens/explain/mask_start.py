@@ -1,4 +1,4 @@
-"""Where the optimiser of a temporal mask starts: the published central masks, a search over windows, or chance."""
+"""Where the optimiser of a temporal mask starts: the published central masks, a search over windows, all windows, or chance."""
 
 from __future__ import annotations
 
@@ -24,18 +24,22 @@ NONE = (0, 0)
 def plan(settings: MaskSettings, state: MaskState) -> None:
     """Write the first candidates into a fresh state, or its start at once when there is nothing to score."""
     frames = len(state.logits)
+    first = 1 if settings.operator == "freeze" else 0  # freezing frame 0 changes nothing
     if settings.init == "random":
         _random(settings, state)
+    elif settings.init == "exhaustive":
+        shortest = _shortest(settings)
+        state.windows = [NONE, *((a, b) for a in range(first, frames) for b in range(a + shortest, frames + 1))]
     elif settings.init == "window":
-        first = 1 if settings.operator == "freeze" else 0  # freezing frame 0 changes nothing
         ends = sorted({round(first + k * (frames - first) / (GRID - 1)) for k in range(GRID)})
         state.windows = [NONE, *((a, b) for a in ends for b in ends if b - a >= _shortest(settings))]
         state.radius = max(1, round((frames - first) / (GRID - 1) / 2))
     else:
         state.windows = [NONE, (0, frames), *((i, frames - i) for i in range(1, frames // 2))]
-    if state.phase == "start" and len(state.windows) < 2 + (settings.init != "window"):
+    central = _is_central(settings)
+    if state.phase == "start" and settings.init != "exhaustive" and len(state.windows) < 2 + central:
         state.windows = []
-        _begin_steps(settings, state, (0, frames) if settings.init != "window" else NONE)
+        _begin_steps(settings, state, (0, frames) if central else NONE)
 
 
 def score_next(model: VideoModel, clip: torch.Tensor, target: int, settings: MaskSettings, state: MaskState) -> None:
@@ -45,16 +49,16 @@ def score_next(model: VideoModel, clip: torch.Tensor, target: int, settings: Mas
     windows = state.windows[scored : scored + ROWS]
     on, off = _levels(settings)
     matrices = operator_matrix(settings.operator, window_masks(windows, frames, on, off), settings.pair, settings.threshold)
-    if settings.init != "window" and scored <= 1 < scored + len(windows):
+    if _is_central(settings) and scored <= 1 < scored + len(windows):
         # the published yardstick is the clip with every frame equal to the first, whichever operator is learned
         matrices[1 - scored] = freeze_matrix(torch.ones(1, frames, dtype=matrices.dtype))[0]
     scores = perturbed_scores(model, clip, matrices, target)
     state.scores.extend(score if math.isfinite(score) else None for score in scores)
     state.passes += Passes(forward=len(windows))
-    if settings.init == "window":
-        _search(settings, state)
-    else:
+    if _is_central(settings):
         _central(settings, state)
+    elif len(state.scores) == len(state.windows):
+        _search(settings, state)
 
 
 def expected_passes(settings: MaskSettings, state: MaskState) -> int:
@@ -66,12 +70,11 @@ def expected_passes(settings: MaskSettings, state: MaskState) -> int:
 def _search(settings: MaskSettings, state: MaskState) -> None:
     """Refine around the best window until the radius is used up, then start from the best.
 
-    The empty mask competes too, as the best mask for a clip whose score does not depend on time; but Adam starts from a window.
+    The empty mask competes too, as the best mask for a clip whose score does not depend on time; but Adam starts from a window. The
+    exhaustive search has nothing to refine; without steps to follow its best window is the result, the best of all.
     """
-    if len(state.scores) < len(state.windows):
-        return
     totals = _totals(settings, state)
-    a, b = state.windows[min(range(1, len(totals)), key=totals.__getitem__)]
+    a, b = state.windows[min(range(min(1, len(totals) - 1), len(totals)), key=totals.__getitem__)]
     while state.radius:
         r, low = state.radius, 1 if settings.operator == "freeze" else 0
         around = [(a + left * r, b + right * r) for left, right in _moves(settings)]
@@ -86,6 +89,8 @@ def _search(settings: MaskSettings, state: MaskState) -> None:
         if score is not None:
             record(state, settings, _logits(settings, len(state.logits), state.windows[index]), score)
     _begin_steps(settings, state, (a, b))
+    if settings.init == "exhaustive" and settings.steps == 0:
+        state.phase, state.converged = "done", None not in state.scores
 
 
 def _moves(settings: MaskSettings) -> tuple[tuple[int, int], ...]:
@@ -142,10 +147,14 @@ def _logits(settings: MaskSettings, frames: int, window: tuple[int, int]) -> lis
 
 def _levels(settings: MaskSettings) -> tuple[float, float]:
     """Return the mask values of on and off: those of the start itself for windows, 1 and 0 for the published series."""
-    if settings.init != "window":
+    if _is_central(settings):
         return 1.0, 0.0
     on, off = torch.sigmoid(torch.tensor([settings.start_logit, -settings.start_logit], dtype=torch.float64)).tolist()
     return on, off
+
+
+def _is_central(settings: MaskSettings) -> bool:
+    return settings.init in ("central", "authors-central")
 
 
 def _shortest(settings: MaskSettings) -> int:

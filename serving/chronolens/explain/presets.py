@@ -1,6 +1,7 @@
 """Settings of the mask optimiser and the named presets.
 
-``paper`` and ``authors`` repeat what was published, weak points included; ``default`` is ours.
+``paper`` and ``authors`` repeat what was published, weak points included; ``default`` and ``exhaustive`` are ours. ``exhaustive`` needs no
+gradient: it scores every contiguous window of frames, fully on inside and off outside, and keeps the best; pair rule ``mean``.
 
 ============== ========================= ======================== ==================================
                paper                     authors                  default
@@ -29,9 +30,11 @@ from typing import Any, Literal
 from chronolens.errors import OptionsError
 from chronolens.explain.words import OPERATORS, PAIR_RULES, RUN_THRESHOLD, Operator, PairRule
 
-Init = Literal["central", "authors-central", "window", "random"]
+Init = Literal["central", "authors-central", "window", "random", "exhaustive"]
 Dataset = Literal["ssv2", "kth"]
-INITS: tuple[Init, ...] = ("central", "authors-central", "window", "random")
+INITS: tuple[Init, ...] = ("central", "authors-central", "window", "random", "exhaustive")
+HARD = 50.0
+"""Logit of a mask value that is 1 in double precision."""
 MAX_STEPS = 1000
 MAX_NUMBER = sys.float_info.max
 
@@ -46,10 +49,11 @@ class MaskSettings:
         l1: weight of the mask's length, >= 0.
         tv: weight of the total variation, >= 0.
         beta: exponent of the total variation, >= 1.
-        steps: most Adam steps, 1 to 1000.
+        steps: most Adam steps, 1 to 1000; 0 only after ``exhaustive``, whose best window then is the result.
         learning_rate: Adam's rate, > 0.
         init: ``central`` (the last mask of the series that keeps 90 % of the effect), ``authors-central`` (the first that does not),
-            ``window`` (the best contiguous window) or ``random`` (each frame on with probability 0.3).
+            ``window`` (the best contiguous window that a coarse search finds), ``random`` (each frame on with probability 0.3) or
+            ``exhaustive`` (the best of all contiguous windows).
         pair: blend rule of the reverse operator, see ``reverse_matrix``.
         threshold: a reverse run holds the frames above it, in [0, 1].
         seed: of the random start, 0 to 2^63 - 1.
@@ -118,6 +122,7 @@ PRESETS: dict[str, MaskSettings] = {
         keep="best",
     ),
 }
+PRESETS["exhaustive"] = replace(PRESETS["default"], preset="exhaustive", init="exhaustive", steps=0, start_logit=HARD)
 """The presets for the freeze operator, with the weights of Something-Something."""
 WEIGHTS: dict[str, tuple[float, float]] = {"ssv2": (0.01, 0.02), "kth": (0.02, 0.04)}
 """(l1, tv) that were published for each data set."""
@@ -129,7 +134,7 @@ def settings(preset: str = "default", operator: Operator = "freeze", *, dataset:
     """Return the settings of a preset for one operator.
 
     Args:
-        preset: ``paper``, ``authors`` or ``default``.
+        preset: ``paper``, ``authors``, ``default`` or ``exhaustive``.
         operator: ``freeze`` or ``reverse``.
         dataset: whose published weights l1 and tv to use, ``ssv2`` (Something-Something) or ``kth``.
         overrides: any of ``l1, tv, beta, steps, learning_rate, init, pair, threshold, seed``; None leaves the preset's value.
@@ -156,7 +161,7 @@ def _check(made: MaskSettings) -> None:
     _choice("init", made.init, INITS)
     _choice("pair", made.pair, PAIR_RULES)
     _choice("keep", made.keep, ("best", "last"))
-    _whole("steps", made.steps, 1, MAX_STEPS)
+    _whole("steps", made.steps, 0 if made.init == "exhaustive" else 1, MAX_STEPS)
     _whole("seed", made.seed, 0, 2**63 - 1)
     for name in ("l1", "tv"):
         _number(name, getattr(made, name), 0.0)

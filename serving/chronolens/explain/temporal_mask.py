@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from torch import Tensor
 from chronolens.errors import OptionsError
 from chronolens.explain import mask_start
 from chronolens.explain.mask_state import Iterate, LearnedMask, MaskState, Objective, penalties, record, settled, sigmoid
-from chronolens.explain.objective import ROWS, class_scores, operator_matrix
+from chronolens.explain.objective import ROWS, class_scores, operator_matrix, perturbed_scores
 from chronolens.explain.perturbation import apply
 from chronolens.explain.presets import PRESETS, MaskSettings, settings
 from chronolens.explain.protocol import Passes, VideoModel, frozen, gradients, ordinary
@@ -120,6 +121,19 @@ def finished(state: MaskState, options: MaskSettings) -> LearnedMask:
         converged=state.converged,
         passes=state.passes,
     )
+
+
+def rescored(model: VideoModel, clip: Tensor, target: int, options: MaskSettings, mask: LearnedMask) -> LearnedMask:
+    """Return the mask with its objective computed anew, by a network of higher precision than the one it was learned on. One forward pass.
+
+    A score that is not finite makes the objective None and ``converged`` false.
+    """
+    masks = torch.tensor([mask.values], dtype=torch.float64)
+    (score,) = perturbed_scores(model, clip, operator_matrix(options.operator, masks, options.pair, options.threshold), target)
+    l1, tv = (float(term[0]) for term in penalties(masks, options))
+    finite = math.isfinite(score)
+    objective = Objective(l1 + tv + score, l1, tv, score) if finite else Objective()
+    return replace(mask, objective=objective, converged=mask.converged and finite, passes=mask.passes + Passes(forward=1))
 
 
 def progress(state: MaskState, options: MaskSettings) -> tuple[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor, nn
 
 from chronolens.clips import CellGrid
@@ -15,10 +16,12 @@ class VideoNetwork(nn.Module, ABC):
     Attributes:
         default_layer: dotted name of the module whose output is mapped by Grad-CAM unless the caller names another.
         time_first_layers: modules that return (N, T, C, H, W); all others return (N, C, T, H, W).
+        memory_format: in which low-precision arithmetic is fastest.
     """
 
     default_layer: str
     time_first_layers: frozenset[str] = frozenset()
+    memory_format: torch.memory_format = torch.contiguous_format
 
     def linear_head(self, steps: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         """Return what the closed form of Grad-CAM needs, for activations of the default layer with T' x H' x W' positions.

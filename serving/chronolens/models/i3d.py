@@ -89,6 +89,7 @@ class I3D(VideoNetwork):
     """
 
     default_layer = "Mixed_5c"
+    memory_format = torch.channels_last_3d
 
     def __init__(self, config: I3DConfig) -> None:
         super().__init__()

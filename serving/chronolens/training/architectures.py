@@ -7,14 +7,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from chronolens.errors import UnknownModelError
+from chronolens.models.base import VideoNetwork
 from chronolens.models.clstm import CLSTM, CLSTMConfig
 from chronolens.models.i3d import I3D, I3DConfig
 from chronolens.training.motion_start import start_with_motion
 
 ARCHITECTURES = ("i3d", "clstm")
+CLASSIFIERS = ("logits.", "endFC.")
 
 
-def build(architecture: str, classes: int, *, frames: int, size: int, dropout: float) -> nn.Module:
+def build(architecture: str, classes: int, *, frames: int, size: int, dropout: float) -> VideoNetwork:
     """Return a fresh network for clips of ``frames`` x ``size`` x ``size``.
 
     Raises:
@@ -39,6 +41,15 @@ def transplant(source: nn.Module, target: nn.Module) -> None:
     if isinstance(source, CLSTM) and isinstance(target, CLSTM):
         state["endFC.weight"] = _stretch(state["endFC.weight"], source, target)
     target.load_state_dict(state)
+
+
+def adopt(source: nn.Module, target: nn.Module, *, same_classes: bool) -> None:
+    """Copy all weights and BatchNorm statistics; those of the classifier only for the same classes (and the same frame size)."""
+    own = target.state_dict()
+    for name, value in source.state_dict().items():
+        if not name.startswith(CLASSIFIERS) or (same_classes and value.shape == own[name].shape):
+            own[name] = value
+    target.load_state_dict(own)
 
 
 def _stretch(weight: torch.Tensor, source: CLSTM, target: CLSTM) -> torch.Tensor:

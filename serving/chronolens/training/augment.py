@@ -30,18 +30,17 @@ def augment(frames: Frames, height: int, width: int, rng: np.random.Generator) -
     Returns:
         (T, height, width, 3) uint8 RGB.
     """
-    clip = resize(_crop(frames, rng), height, width)
+    top, left, rows, columns = draw_window(frames.shape[1], frames.shape[2], rng)
+    clip = resize(frames[:, top : top + rows, left : left + columns], height, width)
     if rng.random() < 0.2:
         clip = _soften(clip, rng)
     return _colour(clip, rng)
 
 
-def _crop(frames: Frames, rng: np.random.Generator) -> Frames:
-    """Cut a window of 82 to 100 % a side."""
-    rows, columns = frames.shape[1:3]
+def draw_window(rows: int, columns: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Return a window of 82 to 100 % a side as (top, left, rows, columns); the first thing that :func:`augment` draws."""
     tall, wide = round(rows * rng.uniform(0.82, 1)), round(columns * rng.uniform(0.82, 1))
-    top, left = int(rng.integers(rows - tall + 1)), int(rng.integers(columns - wide + 1))
-    return frames[:, top : top + tall, left : left + wide]
+    return int(rng.integers(rows - tall + 1)), int(rng.integers(columns - wide + 1)), tall, wide
 
 
 def _soften(clip: Frames, rng: np.random.Generator) -> Frames:

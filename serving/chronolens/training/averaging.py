@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+
+from chronolens.models.base import VideoNetwork
 
 
 class Average:
@@ -14,13 +15,13 @@ class Average:
     Early on the decay is smaller, ``(1 + n) / (10 + n)`` after n updates, so that the random start is soon forgotten.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: VideoNetwork, decay: float) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: VideoNetwork) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for mean, value in zip(self.model.parameters(), model.parameters(), strict=True):

@@ -14,6 +14,7 @@ from torch import nn
 from chronolens.clips import ClipSpec
 from chronolens.data.source import ClipSource
 from chronolens.data.synthetic import OPPOSITES
+from chronolens.data.time_arrow import ARROW
 from chronolens.errors import OptionsError
 from chronolens.training.feed import ClipDataset, batches, prepare
 from chronolens.training.sources import open_source
@@ -61,9 +62,10 @@ def evaluate(
         workers: processes that load clips.
 
     Returns:
-        ``f1`` (macro), ``n``, ``accuracy``, ``classes``, ``confusion`` (rows: truth); when reversed ``reversed_n``,
-        ``reversed_accuracy`` (backwards against the original label, classes with an opposite only) and ``reversed_opposite``
-        (backwards against the opposite label); when frozen ``frozen_f1``.
+        ``f1`` (macro), ``n``, ``accuracy``, ``classes``, ``confusion`` (rows: truth); when reversed ``reversed_f1`` (backwards against
+        the original label, all classes, as the paper reports it) and, over the classes that have an opposite, ``reversed_n``,
+        ``reversed_accuracy`` (backwards against the original label) and ``reversed_opposite`` (against the opposite one); when frozen
+        ``frozen_f1``.
 
     Raises:
         OptionsError: the classes of the data are others than the network's, or the data set cannot be opened.
@@ -75,7 +77,8 @@ def evaluate(
     found = predict_source(model, spec, source, limit, reversed=reversed, frozen=frozen, precision=precision, workers=workers)
     result = scores(found, len(classes))
     if found.backwards is not None:
-        result |= backwards_scores(found, classes, OPPOSITES)
+        result["reversed_f1"] = macro_f1(confusion(found.truth, found.backwards, len(classes)))
+        result |= backwards_scores(found, classes, OPPOSITES | ARROW)
     if found.still is not None:
         result["frozen_f1"] = macro_f1(confusion(found.truth, found.still, len(classes)))
     return {**result, "classes": list(classes), "data": data, "split": split, "seed": seed}

@@ -9,32 +9,50 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from chronolens.clips import ClipSpec
-from chronolens.data.source import ClipSource
+from chronolens.clips import CellGrid, ClipSpec
+from chronolens.data.source import ClipSource, KnowsMotion
 from chronolens.data.synthetic import single_threaded
-from chronolens.training.augment import augment, resize
+from chronolens.errors import OptionsError
+from chronolens.training.augment import augment, draw_window, resize
+from chronolens.training.localise import cover, cropped
 
 
-class ClipDataset(Dataset[tuple[Tensor, int]]):
+class ClipDataset(Dataset[tuple[Tensor, ...]]):
     """Clips of a source at one size; changed at random when ``seed`` is given.
 
-    Items are (T, H, W, 3) uint8 and the class index.
+    Items are (T, H, W, 3) uint8, the class index and, when ``cells`` are given, how much boxes of moving objects cover each cell of
+    the map, (T', h, w) float32.
     """
 
-    def __init__(self, source: ClipSource, numbers: list[int], size: tuple[int, int], seed: tuple[int, ...] | None = None) -> None:
-        self.source, self.numbers, self.size, self.seed = source, numbers, size, seed
+    def __init__(
+        self,
+        source: ClipSource,
+        numbers: list[int],
+        size: tuple[int, int],
+        seed: tuple[int, ...] | None = None,
+        cells: tuple[CellGrid, tuple[int, int, int]] | None = None,
+    ) -> None:
+        self.source, self.numbers, self.size, self.seed, self.cells = source, numbers, size, seed, cells
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
+    def __getitem__(self, position: int) -> tuple[Tensor, ...]:
         number = self.numbers[position]
-        frames, target = self.source.load(number)
-        if self.seed is None:
-            frames = resize(frames, *self.size)
-        else:
-            frames = augment(frames, *self.size, np.random.default_rng([*self.seed, number]))
-        return torch.from_numpy(np.ascontiguousarray(frames)), target
+        drawn, target = self.source.load(number)
+        rng = None if self.seed is None else np.random.default_rng([*self.seed, number])
+        frames = resize(drawn, *self.size) if rng is None else augment(drawn, *self.size, rng)
+        item = torch.from_numpy(np.ascontiguousarray(frames)), torch.tensor(target)
+        return item if self.cells is None else (*item, self._cover(number, drawn.shape[1], drawn.shape[2]))
+
+    def _cover(self, number: int, height: int, width: int) -> Tensor:
+        if not isinstance(self.source, KnowsMotion) or self.cells is None:
+            raise OptionsError("the data set does not know where its objects are", pointer="/phases")
+        truth = self.source.truth(number)
+        if self.seed is not None:  # the window that augment has drawn first from the same numbers
+            window = draw_window(height, width, np.random.default_rng([*self.seed, number]))
+            truth = cropped(truth, window, height, width)
+        return torch.from_numpy(cover(truth, *self.cells, self.size[0]))
 
 
 def epoch_numbers(total: int, clips: int, epoch: int, seed: int) -> list[int]:
@@ -47,8 +65,8 @@ def epoch_numbers(total: int, clips: int, epoch: int, seed: int) -> list[int]:
     return [int(number) for number in np.random.default_rng([seed, epoch]).permutation(window)]
 
 
-def batches(dataset: ClipDataset, batch: int, workers: int, *, drop_last: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (B, T, H, W, 3) uint8 and (B,) int64 in the dataset's order."""
+def batches(dataset: ClipDataset, batch: int, workers: int, *, drop_last: bool = False) -> Iterator[tuple[Tensor, ...]]:
+    """Yield (B, T, H, W, 3) uint8, (B,) int64 and, for a dataset with cells, (B, T', h, w) float32, in the dataset's order."""
     loader = DataLoader(
         dataset,
         batch_size=batch,

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from chronolens.clips import ClipSpec
+from chronolens.clips import CellGrid, ClipSpec
 from chronolens.data.source import CachedSource, ClipSource
+from chronolens.explain.capture import capture
 from chronolens.training.evaluate import predict_source, scores
 from chronolens.training.feed import ClipDataset, batches, epoch_numbers, prepare
+from chronolens.training.localise import localisation_loss
 from chronolens.training.norm import recalibrate, use_running
 from chronolens.training.options import Phase, TrainOptions
 from chronolens.training.sources import open_source
@@ -52,7 +54,7 @@ class Trainer:
         if options.resume and self.checkpoint.is_file():
             state = load_checkpoint(self.checkpoint, options, self.classes)
         else:
-            state = start(options, self.classes)
+            state = start(options, self.train_source.classes)
         last = options.epochs if options.stop_after is None else min(options.stop_after, options.epochs)
         with self._progress() as progress:
             while state.epoch < last:
@@ -70,7 +72,8 @@ class Trainer:
             state = move_to_size(state, options, self.classes, phase.size)
         began = time.monotonic()
         numbers = epoch_numbers(len(self.train_source), options.clips, state.epoch, options.seed)
-        dataset = ClipDataset(self.train_source, numbers, (phase.size, phase.size), (options.seed, 1, state.epoch))
+        cells = self._cells(state) if phase.localise else None
+        dataset = ClipDataset(self.train_source, numbers, (phase.size, phase.size), (options.seed, 1, state.epoch), cells)
         steps = len(numbers) // options.batch
         task = progress.add_task(f"epoch {state.epoch + 1}/{options.epochs} at {phase.size}", total=steps)
         state.model.train()
@@ -79,9 +82,9 @@ class Trainer:
                 self.recalibrate(state.model, state.size)
             use_running(state.model)
         total, right = 0.0, 0
-        for step, (clips, targets) in enumerate(batches(dataset, options.batch, options.workers, drop_last=True)):
+        for step, (clips, targets, *covered) in enumerate(batches(dataset, options.batch, options.workers, drop_last=True)):
             self._set_rate(state, step / steps)
-            loss, logits = self._step(state, clips, targets)
+            loss, logits = self._step(state, clips, targets, covered[0] if covered else None, phase.localise)
             total += loss
             right += int((logits.argmax(1) == targets).sum())
             progress.update(
@@ -92,6 +95,14 @@ class Trainer:
         self._report(state, phase, {"loss": total / steps, "train_accuracy": right / (steps * options.batch)}, began)
         return state
 
+    def _cells(self, state: TrainState) -> tuple[CellGrid, tuple[int, int, int]]:
+        """Return where the cells of the default map lie, and its shape (T', h, w)."""
+        model, frames, size = state.average.model, self.options.frames, state.size
+        with torch.no_grad(), capture(model, [model.default_layer]) as taps:
+            model(torch.zeros(1, 3, frames, size, size))
+            _, _, *shape = taps[model.default_layer].shape
+        return model.cell_grid(model.default_layer, frames, size, size), (shape[0], shape[1], shape[2])
+
     def _set_rate(self, state: TrainState, part: float) -> None:
         """Linear warm-up over the first 4 % of the schedule, then a half cosine to 1 %; time counts in epochs."""
         done = (state.epoch + part) / self.options.epochs
@@ -99,11 +110,17 @@ class Trainer:
         for group in state.optimiser.param_groups:
             group["lr"] = self.options.rate * max(factor, 0.01) * group.get("scale", 1.0)
 
-    def _step(self, state: TrainState, clips: Tensor, targets: Tensor) -> tuple[float, Tensor]:
-        options = self.options
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
+    def _step(
+        self, state: TrainState, clips: Tensor, targets: Tensor, covered: Tensor | None = None, localise: float = 0.0
+    ) -> tuple[float, Tensor]:
+        options, layer = self.options, getattr(state.model, "default_layer", "")
+        tapped = [layer] if covered is not None else []
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"), capture(state.model, tapped) as taps:
             logits = state.model(self._prepare(clips, state.size))
+            features = taps[layer] if tapped else logits
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=options.smoothing)
+        if covered is not None:
+            loss = loss + localise * localisation_loss(state.model, features, targets, covered)
         state.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), options.clip_norm)

@@ -14,11 +14,15 @@ class Phase:
 
     A phase with ``running_norm`` normalises with the running statistics instead of those of the batch. The C-LSTM needs it: its one
     BatchNorm serves every cell, so the running statistics mix cells that have different ones, and the network must get used to the mix.
+
+    ``localise`` weighs the loss that teaches the network to find its evidence on moving objects, see :mod:`chronolens.training.localise`;
+    it needs a data set that knows where they are.
     """
 
     size: int
     epochs: int
     running_norm: bool = False
+    localise: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,9 @@ class Recipe:
     dropout: float
 
 
+LOCALISE = 0.3
 RECIPES = {
-    "i3d": Recipe((Phase(64, 11), Phase(112, 2)), rate=1e-3, dropout=0.2),
+    "i3d": Recipe((Phase(64, 11), Phase(112, 2), Phase(112, 4, localise=LOCALISE)), rate=1e-3, dropout=0.2),
     "clstm": Recipe((Phase(64, 5), Phase(64, 8, running_norm=True)), rate=1.5e-3, dropout=0.0),
 }
 
@@ -43,7 +48,9 @@ class TrainOptions:
     Args:
         architecture: ``i3d`` or ``clstm``.
         name: of the weights in the record, such as ``i3d-synthetic``.
-        data: ``synthetic``, a folder of class folders, or a CSV file.
+        data: ``synthetic``, a folder of class folders, or a CSV file; ``arrow-of-time:`` before it asks which way a clip is played.
+        start_from: name of shipped weights to start from, of the same architecture; the classifier is taken
+            along when the classes are the same. Random when None.
         store: folder of ``weights.toml``; nothing is written there when None.
         work: folder for checkpoints, cache and log.
         phases: sizes and epochs in order; the size of the last one is the model's. The recipe's when empty.
@@ -68,13 +75,14 @@ class TrainOptions:
     architecture: str
     name: str
     data: str = "synthetic"
+    start_from: str | None = None
     store: Path | None = None
     work: Path = Path("runs")
     phases: tuple[Phase, ...] = ()
     frames: int = 16
     drawn: int = 112
-    clips: int = 2048
-    pool: int = 16384
+    clips: int = 1024
+    pool: int = 20480
     validate: int = 160
     test: int = 480
     batch: int = 16

@@ -61,7 +61,7 @@ def halved(model: nn.Module) -> nn.Module:
 
 
 def _record(options: TrainOptions, state: TrainState, classes: list[str], figures: dict[str, Any]) -> WeightsRecord:
-    kept = ("f1", "n", "accuracy", "reversed_accuracy", "reversed_opposite", "frozen_f1", "split", "seed")
+    kept = ("f1", "n", "accuracy", "reversed_f1", "reversed_accuracy", "reversed_opposite", "frozen_f1", "split", "seed")
     metrics = {key: round(value, 4) if isinstance(value := figures[key], float) else value for key in kept if figures.get(key) is not None}
     metrics |= {"training_clips": state.clips, "training_hours": round(state.seconds / 3600, 3)}
     config: dict[str, Any] = {

@@ -7,14 +7,18 @@ from pathlib import Path
 from chronolens.data.clips_folder import open_clips
 from chronolens.data.source import ClipSource, SyntheticSource
 from chronolens.data.synthetic import SPLITS
+from chronolens.data.time_arrow import ArrowSource
 from chronolens.errors import OptionsError
+
+ARROW_PREFIX = "arrow-of-time:"
 
 
 def open_source(data: str, split: str, *, shape: tuple[int, int, int], seed: int, count: int) -> ClipSource:
     """Return one split of a data set.
 
     Args:
-        data: ``synthetic``, a folder with one sub-folder a class, or a CSV file with the columns file, label and perhaps split.
+        data: ``synthetic``, a folder with one sub-folder a class, or a CSV file with the columns file, label and perhaps split;
+            ``arrow-of-time:`` before it gives every clip forwards and backwards, labelled by that.
         split: ``train``, ``val`` or ``test``.
         shape: (T, H, W) of the frames.
         seed: of the synthetic clips, or of the division into splits.
@@ -28,6 +32,8 @@ def open_source(data: str, split: str, *, shape: tuple[int, int, int], seed: int
     if seed < 0:
         raise OptionsError("the seed is a whole number of at least 0", pointer="/seed", observed=seed)
     frames, height, width = shape
+    if data.startswith(ARROW_PREFIX):
+        return ArrowSource(open_source(data.removeprefix(ARROW_PREFIX), split, shape=shape, seed=seed, count=(count + 1) // 2))
     if data == "synthetic":
         return SyntheticSource(split, seed, count, frames, height, width)
     return open_clips(Path(data), split, frames=frames, height=height, width=width, seed=seed, count=count)

@@ -6,6 +6,7 @@ A checkpoint is written after each epoch; a run that goes on from it takes the s
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import torch
 from torch import nn
 
 from chronolens.errors import OptionsError
+from chronolens.models.base import VideoNetwork
 from chronolens.models.clstm import CLSTM
-from chronolens.training.architectures import build, transplant
+from chronolens.models.weights import default_store, find_record, load_model
+from chronolens.training.architectures import adopt, build, transplant
 from chronolens.training.averaging import Average
 from chronolens.training.options import TrainOptions
 
@@ -24,7 +27,7 @@ from chronolens.training.options import TrainOptions
 class TrainState:
     """Network, optimiser, average and history of one run; ``epoch`` counts finished epochs."""
 
-    model: nn.Module
+    model: VideoNetwork
     average: Average
     optimiser: torch.optim.Optimizer
     size: int
@@ -34,10 +37,31 @@ class TrainState:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def start(options: TrainOptions, classes: int) -> TrainState:
-    """Return a fresh state for the first phase; the weights depend on the seed alone."""
+def start(options: TrainOptions, labels: Sequence[str]) -> TrainState:
+    """Return a fresh state for the first phase; the weights depend on the seed and on what the run starts from.
+
+    Raises:
+        UnknownModelError, WeightsError: there are no such weights to start from.
+        OptionsError: they are of another architecture or clip length.
+    """
     torch.manual_seed(options.seed)
-    return _assemble(options, classes, options.phases[0].size)
+    state = _assemble(options, len(labels), options.phases[0].size)
+    if options.start_from is not None:
+        donor, classes = _donor(options, options.start_from)
+        for model in (state.model, state.average.model):
+            adopt(donor, model, same_classes=classes == tuple(labels))
+    return state
+
+
+def _donor(options: TrainOptions, name: str) -> tuple[VideoNetwork, tuple[str, ...]]:
+    store = default_store()
+    record = find_record(store, name)
+    if (record.architecture, record.clip.frames) != (options.architecture, options.frames):
+        raise OptionsError(
+            f"{record.name} is a {record.architecture} of {record.clip.frames} frames, not a {options.architecture} of {options.frames}",
+            pointer="/start_from",
+        )
+    return load_model(record, store), record.classes
 
 
 def move_to_size(state: TrainState, options: TrainOptions, classes: int, size: int) -> TrainState:
@@ -101,7 +125,7 @@ def save_checkpoint(state: TrainState, path: Path, options: TrainOptions) -> Non
 
 
 def _identity(options: TrainOptions) -> list[str | int]:
-    return [options.architecture, options.data, options.frames, options.seed]
+    return [options.architecture, options.data, options.frames, options.seed, options.start_from or ""]
 
 
 def load_checkpoint(path: Path, options: TrainOptions, classes: int) -> TrainState:

@@ -1,0 +1,156 @@
+"""Truth tests: explanations of synthetic clips against what is known about them, when something moved and where.
+
+Every clip is explained for its true class by the same engine that serves. A row of findings is kept for each (clip, method), one JSON
+object a line, so that a test that was cut short goes on where it stopped; ``truth_table`` makes the figures out of the rows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chronolens.clips import CellGrid, Frames
+from chronolens.data.motion_truth import MotionTruth, motion_truth
+from chronolens.data.synthetic import SyntheticClip, make_clip
+from chronolens.engine import Engine
+from chronolens.errors import OptionsError
+from chronolens.explain.grad_cam import TARGETS, WEIGHT_RULES
+from chronolens.explain.presets import PRESETS
+from chronolens.explain.segments import active
+from chronolens.explain.words import OPERATORS
+from chronolens.models.weights import WeightsRecord
+from chronolens.options import GradCamOptions, MaskOptions
+from chronolens.render.overlay import expand_steps, lay_on_clip
+from chronolens.studies.pointing import point
+from chronolens.studies.temporal import overlap
+
+Row = dict[str, Any]
+SPLIT = "test"
+UNCUT = {"max_steps": 10_000, "budget_s": 86_400.0}
+HEAT_MAPS = tuple(f"gradcam/{rule}/{of}" for rule in WEIGHT_RULES for of in TARGETS)
+MASKS = tuple(f"{operator}/{preset}" for preset in PRESETS for operator in OPERATORS)
+METHODS = HEAT_MAPS + MASKS
+
+
+def scenes(limit: int, seed: int, frames: int) -> Iterator[tuple[SyntheticClip, MotionTruth]]:
+    """Yield the first ``limit`` clips of the test split in which something moves, with the truth about ``frames`` sampled frames."""
+    index = found = 0
+    while found < limit:
+        clip = make_clip(SPLIT, index, seed)
+        truth = motion_truth(clip, frames)
+        if truth.what != "none":
+            found += 1
+            yield clip, truth
+        index += 1
+
+
+def run(
+    engine: Engine,
+    model: str,
+    *,
+    methods: Sequence[str] = METHODS,
+    limit: int = 100,
+    seed: int = 0,
+    rows: Path | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> list[Row]:
+    """Explain clips of the synthetic test split and compare with the truth.
+
+    Args:
+        engine: holds the model.
+        model: a model of the synthetic classes.
+        methods: out of ``METHODS``.
+        limit: number of clips.
+        seed: of the data set; every seed's test clips are unseen.
+        rows: JSON-lines file of findings; what is there already is not computed again. Nothing is written when None.
+        report: told (done, total) after each method on each clip.
+
+    Raises:
+        OptionsError: an unknown method, a model of other classes, or a file of rows of other weights or another seed.
+    """
+    for method in methods:
+        if method not in METHODS:
+            raise OptionsError(f"unknown method {method[:40]!r}", pointer="/methods", allowed=METHODS)
+    loaded = engine.load(model)
+    if loaded.record.data_set != "synthetic":
+        raise OptionsError("truth is known for the synthetic classes only", pointer="/model")
+    head = {"model": model, "weights": loaded.record.sha256, "seed": seed, "precision": engine.precision}
+    done = _read(rows, head)
+    total, count = limit * len(methods), 0
+    found: list[Row] = []
+    for clip, truth in scenes(limit, seed, loaded.record.clip.frames):
+        for method in methods:
+            row = done.get((clip.index, method)) or _explain(engine, loaded.record, clip, truth, method)
+            if rows is not None and (clip.index, method) not in done:
+                with rows.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+            found.append(row)
+            count += 1
+            if report is not None:
+                report(count, total)
+    return found
+
+
+def _read(path: Path | None, head: dict[str, Any]) -> dict[tuple[int, str], Row]:
+    """Return the rows of a file, which begins with what they were made with; write that into a new file."""
+    if path is None:
+        return {}
+    if not path.is_file() or not path.stat().st_size:
+        path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+        return {}
+    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    if json.loads(first) != head:
+        raise OptionsError(f"{path} holds rows of {first}; give another file", pointer="/rows")
+    rows = [json.loads(line) for line in lines]
+    return {(row["index"], row["method"]): row for row in rows}
+
+
+def _explain(engine: Engine, record: WeightsRecord, clip: SyntheticClip, truth: MotionTruth, method: str) -> Row:
+    spec = record.clip
+    frames = clip.render(spec.height, spec.width, spec.frames)
+    target = record.classes.index(clip.label)
+    kind, *rest = method.split("/")
+    row: Row = {
+        "index": clip.index,
+        "method": method,
+        "label": clip.label,
+        "what": truth.what,
+        "moving": truth.moving.astype(int).tolist(),
+    }
+    if kind == "gradcam":
+        options = GradCamOptions(weights=rest[0], of=rest[1])  # type: ignore[arg-type]
+        return row | _heat(engine, record.name, frames, target, truth, options)
+    learned = engine.learn(record.name, frames, target, kind, _mask_options(rest[0]), None, **UNCUT)["learned"]  # type: ignore[arg-type]
+    kept = ("objective", "steps", "converged", "passes", "seconds")
+    return row | {"values": [round(value, 4) for value in learned["values"]], **{key: learned[key] for key in kept}}
+
+
+def _mask_options(preset: str) -> MaskOptions:
+    """Return the options of a preset. ``paper`` gets one step of its 300: together they move a logit of 5 by less than 1, so the
+    thresholded mask, all that is judged here, is that of its start."""
+    return MaskOptions(preset=preset, steps=1 if preset == "paper" else None)  # type: ignore[arg-type]
+
+
+def _heat(engine: Engine, model: str, frames: Frames, target: int, truth: MotionTruth, options: GradCamOptions) -> Row:
+    arrays, facts = engine.look(model, frames, target=target, gradcam=options)
+    ((name, maps),) = ((name.removeprefix("map/"), maps) for name, maps in arrays.items() if name.startswith("map/"))
+    steps, height, width, _ = frames.shape
+    laid = expand_steps(lay_on_clip(maps, CellGrid(**facts["cells"][name]), height, width), steps)
+    mass = laid.sum(axis=(1, 2), dtype=np.float64)
+    total = float(mass.sum())
+    scores = arrays["scores"]
+    return {
+        "score": float(scores[target]),
+        "right": int(scores.argmax()) == target,
+        "pointing": point(laid, truth.boxes),
+        "heat_while_moving": float(mass[truth.moving].sum()) / total if total > 0 else None,
+    }
+
+
+def mask_overlap(row: Row) -> float:
+    """Return the overlap of a row's mask, thresholded at 0.5, with the motion."""
+    return overlap(active(row["values"]), np.asarray(row["moving"], dtype=np.bool_))
