@@ -17,7 +17,7 @@ pair rule      earlier                   earlier                  mean
 ============== ========================= ======================== ==================================
 
 Why +-2.5: a logit must travel to 0 before its frame changes sides. At rate 0.3 that takes about eight steps from +-2.5, but seventeen
-from +-5, of the few that there are; and the sigmoid is ten times steeper. "Off", 0.076, is still below the 0.1 of the reverse operator.
+from +-5, of the few that there are; and the sigmoid is ten times steeper. "Of", 0.076, is still below the 0.1 of the reverse operator.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def _check(made: MaskSettings) -> None:
     _number("threshold", made.threshold, 0.0, 1.0)
     _number("learning_rate", made.learning_rate, 0.0)
     _number("start_logit", made.start_logit, 0.0)
-    if made.operator == "reverse" and made.init == "window":
+    if made.operator == "reverse" and made.init in ("window", "exhaustive"):
         _between_levels(made)
     if made.learning_rate == 0:
         raise OptionsError("learning_rate must be above 0.", pointer="/mask/learning_rate", limit=0, observed=0)
@@ -180,7 +180,7 @@ def _between_levels(made: MaskSettings) -> None:
     on = 1 / (1 + math.exp(-made.start_logit))
     if not 1 - on < made.threshold < on:
         limit = round(on if made.threshold >= on else 1 - on, 4)
-        detail = f"with the start 'window' threshold must lie between {1 - on:.3f} and {on:.3f}."
+        detail = f"with the start {made.init!r} threshold must lie between {1 - on:.3f} and {on:.3f}."
         raise OptionsError(detail, pointer="/mask/threshold", limit=limit, observed=made.threshold)
 
 
