@@ -45,11 +45,9 @@ def transplant(source: nn.Module, target: nn.Module) -> None:
 
 def adopt(source: nn.Module, target: nn.Module, *, same_classes: bool) -> None:
     """Copy all weights and BatchNorm statistics; those of the classifier only for the same classes (and the same frame size)."""
-    own = target.state_dict()
-    for name, value in source.state_dict().items():
-        if not name.startswith(CLASSIFIERS) or (same_classes and value.shape == own[name].shape):
-            own[name] = value
-    target.load_state_dict(own)
+    own, given = target.state_dict(), source.state_dict()
+    fits = same_classes and all(given[name].shape == own[name].shape for name in own)
+    target.load_state_dict(own | {name: value for name, value in given.items() if fits or not name.startswith(CLASSIFIERS)})
 
 
 def _stretch(weight: torch.Tensor, source: CLSTM, target: CLSTM) -> torch.Tensor:

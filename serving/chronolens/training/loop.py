@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from chronolens.clips import CellGrid, ClipSpec
 from chronolens.data.source import CachedSource, ClipSource
+from chronolens.data.time_arrow import ArrowSource
 from chronolens.explain.capture import capture
 from chronolens.training.evaluate import predict_source, scores
 from chronolens.training.feed import ClipDataset, batches, epoch_numbers, prepare
@@ -167,4 +169,11 @@ def open_sources(options: TrainOptions) -> tuple[ClipSource, ClipSource]:
     cache = options.work / "cache"
     train = open_source(options.data, "train", shape=shape, seed=options.seed, count=options.pool)
     val = open_source(options.data, "val", shape=shape, seed=options.seed, count=options.validate)
-    return CachedSource(train, cache, shape), CachedSource(val, cache, shape)
+    return _cached(train, cache, shape), _cached(val, cache, shape)
+
+
+def _cached(source: ClipSource, folder: Path, shape: tuple[int, int, int]) -> ClipSource:
+    """Return the source with its clips kept on disk; of clips that are shown in both directions only one."""
+    if isinstance(source, ArrowSource):
+        return ArrowSource(CachedSource(source.inner, folder, shape))
+    return CachedSource(source, folder, shape)

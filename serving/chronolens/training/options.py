@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from chronolens.errors import UnknownModelError
+from chronolens.errors import OptionsError, UnknownModelError
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Recipe:
 
 LOCALISE = 0.3
 RECIPES = {
-    "i3d": Recipe((Phase(64, 11), Phase(112, 2), Phase(112, 4, localise=LOCALISE)), rate=1e-3, dropout=0.2),
+    "i3d": Recipe((Phase(64, 11), Phase(112, 2), Phase(112, 3, localise=LOCALISE)), rate=1e-3, dropout=0.2),
     "clstm": Recipe((Phase(64, 5), Phase(64, 8, running_norm=True)), rate=1.5e-3, dropout=0.0),
 }
 
@@ -49,11 +49,12 @@ class TrainOptions:
         architecture: ``i3d`` or ``clstm``.
         name: of the weights in the record, such as ``i3d-synthetic``.
         data: ``synthetic``, a folder of class folders, or a CSV file; ``arrow-of-time:`` before it asks which way a clip is played.
-        start_from: name of shipped weights to start from, of the same architecture; the classifier is taken
-            along when the classes are the same. Random when None.
+        start_from: name of shipped weights to start from, of the same architecture and shape; the
+            classifier is taken along when classes and frame size are the same. Random when None.
         store: folder of ``weights.toml``; nothing is written there when None.
         work: folder for checkpoints, cache and log.
-        phases: sizes and epochs in order; the size of the last one is the model's. The recipe's when empty.
+        phases: sizes and epochs in order; the size of the last one is the model's. The recipe's when empty, without those that localise
+            when the data set does not know where its objects are.
         frames: frames of a clip; ``drawn``: size at which clips are drawn or decoded into the cache.
         clips: training clips in an epoch (the next ones each epoch, up to ``pool``).
         pool: number of different training clips.
@@ -70,6 +71,7 @@ class TrainOptions:
 
     Raises:
         UnknownModelError: there is no recipe for the architecture.
+        OptionsError: a phase localises, but the data set knows no boxes or the architecture has no linear head.
     """
 
     architecture: str
@@ -104,9 +106,18 @@ class TrainOptions:
         recipe = RECIPES.get(self.architecture)
         if recipe is None:
             raise UnknownModelError(f"no architecture {self.architecture!r} to train", allowed=sorted(RECIPES))
+        phases = tuple(phase for phase in recipe.phases if self.knows_boxes or not phase.localise)
+        recipe = replace(recipe, phases=phases)
         for name, missing in (("phases", not self.phases), ("rate", self.rate == 0), ("dropout", self.dropout < 0)):
             if missing:
                 object.__setattr__(self, name, getattr(recipe, name))  # the dataclass is frozen for everybody else
+        if any(phase.localise for phase in self.phases) and not (self.knows_boxes and self.architecture == "i3d"):
+            raise OptionsError("only the I3D on synthetic clips can be taught where things move", pointer="/phases")
+
+    @property
+    def knows_boxes(self) -> bool:
+        """Whether the data set knows where its objects are."""
+        return self.data == "synthetic"
 
     @property
     def size(self) -> int:

@@ -12,7 +12,7 @@ from chronolens.models.weights import WeightsRecord, save_weights
 from chronolens.training.evaluate import evaluate
 from chronolens.training.loop import Trainer, clip_spec, open_sources
 from chronolens.training.options import TrainOptions
-from chronolens.training.sources import open_source
+from chronolens.training.sources import ARROW_PREFIX, open_source
 from chronolens.training.state import TrainState
 
 LICENCE = "Apache-2.0"
@@ -67,17 +67,19 @@ def _record(options: TrainOptions, state: TrainState, classes: list[str], figure
     config: dict[str, Any] = {
         key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(_config(state.average.model)).items()
     }
+    synthetic = options.data.removeprefix(ARROW_PREFIX) == "synthetic"
+    start = f" --start-from {options.start_from}" if options.start_from else ""
     return WeightsRecord(
         name=options.name,
         architecture=options.architecture,
         config=config,
         clip=clip_spec(options, state.size),
         classes=tuple(classes),
-        data_set=options.data if options.data == "synthetic" else "files",
+        data_set=options.data if synthetic else "files",
         licence=LICENCE,
-        source=f"chronolens train --architecture {options.architecture} --data {options.data} --seed {options.seed}",
+        source=f"chronolens train --architecture {options.architecture} --data {options.data}{start} --seed {options.seed}",
         metrics=metrics,
-        warnings=(SYNTHETIC_WARNING,) if options.data == "synthetic" else (),
+        warnings=(SYNTHETIC_WARNING,) if synthetic else (),
     )
 
 

@@ -22,7 +22,7 @@ def open_source(data: str, split: str, *, shape: tuple[int, int, int], seed: int
         split: ``train``, ``val`` or ``test``.
         shape: (T, H, W) of the frames.
         seed: of the synthetic clips, or of the division into splits.
-        count: at most so many clips.
+        count: at most so many clips; an odd number of clips in two directions is rounded up.
 
     Raises:
         OptionsError: no such data set or split, a seed below 0, or no clips in this split.
@@ -34,6 +34,8 @@ def open_source(data: str, split: str, *, shape: tuple[int, int, int], seed: int
     frames, height, width = shape
     if data.startswith(ARROW_PREFIX):
         return ArrowSource(open_source(data.removeprefix(ARROW_PREFIX), split, shape=shape, seed=seed, count=(count + 1) // 2))
+    if not data:
+        raise OptionsError("no data set is named", pointer="/data")
     if data == "synthetic":
         return SyntheticSource(split, seed, count, frames, height, width)
     return open_clips(Path(data), split, frames=frames, height=height, width=width, seed=seed, count=count)

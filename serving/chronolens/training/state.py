@@ -5,6 +5,7 @@ A checkpoint is written after each epoch; a run that goes on from it takes the s
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +15,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from chronolens.errors import OptionsError
+from chronolens.errors import OptionsError, UnknownModelError
 from chronolens.models.base import VideoNetwork
 from chronolens.models.clstm import CLSTM
 from chronolens.models.weights import default_store, find_record, load_model
 from chronolens.training.architectures import adopt, build, transplant
 from chronolens.training.averaging import Average
 from chronolens.training.options import TrainOptions
+
+FREE = ("num_classes", "height", "width", "dropout")
+"""Options of an architecture in which weights to start from may differ."""
 
 
 @dataclass
@@ -55,12 +59,15 @@ def start(options: TrainOptions, labels: Sequence[str]) -> TrainState:
 
 def _donor(options: TrainOptions, name: str) -> tuple[VideoNetwork, tuple[str, ...]]:
     store = default_store()
-    record = find_record(store, name)
-    if (record.architecture, record.clip.frames) != (options.architecture, options.frames):
-        raise OptionsError(
-            f"{record.name} is a {record.architecture} of {record.clip.frames} frames, not a {options.architecture} of {options.frames}",
-            pointer="/start_from",
-        )
+    try:
+        record = find_record(store, name)
+    except UnknownModelError as error:
+        error.pointer = "/start_from"
+        raise
+    own = build(options.architecture, 1, frames=options.frames, size=options.phases[0].size, dropout=0.0)
+    shape = {key: value for key, value in dataclasses.asdict(own.config).items() if key not in FREE}  # type: ignore[call-overload]
+    if record.architecture != options.architecture or {key: record.config.get(key) for key in shape} != shape:
+        raise OptionsError(f"{name} is a {record.architecture} of another shape than the network to train", pointer="/start_from")
     return load_model(record, store), record.classes
 
 
