@@ -1,7 +1,8 @@
 """Write the card of a model and the picture of its confusion matrix from its record and an evaluation.
 
 chronolens evaluate --model i3d-synthetic --reversed --frozen --json > figures.json
-python tools/model_card.py figures.json --command "chronolens train ..."
+chronolens evaluate --model i3d-synthetic --explanations --limit 100 --json > truth.json
+python tools/model_card.py figures.json --truth truth.json --command "chronolens train ..."
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from chronolens.models.registry import build_model
 from chronolens.models.weights import WeightsRecord, default_store, find_record
 from chronolens.render.overlay import colour_bar
 from chronolens.render.text import BACKGROUND, write
+from chronolens.studies.truth_table import markdown
 
 CELL, MARGIN = 30, 470
 
@@ -50,7 +52,22 @@ def per_class(counts: np.ndarray, classes: list[str]) -> str:
     return "\n".join(lines)
 
 
-def card(record: WeightsRecord, figures: dict[str, Any], command: str, note: str) -> str:
+def truth(figures: dict[str, Any] | None, name: str) -> str:
+    """Return the section on explanations; empty without figures."""
+    if figures is None:
+        return ""
+    return f"""## Explanations against the truth
+
+`chronolens evaluate --model {name} --explanations --limit 100`, seed {figures["seed"]}, clips with motion, {figures["right"]} of
+{figures["clips"]} classified rightly; all are explained for their true class. Means with 95 % bootstrap intervals over clips. What the
+columns mean: [docs/methods.md](../docs/methods.md), section 6; all figures: [{name}-truth.json]({name}-truth.json).
+
+{markdown(figures)}
+
+"""
+
+
+def card(record: WeightsRecord, figures: dict[str, Any], command: str, note: str, explained: dict[str, Any] | None) -> str:
     """Return the text of the card."""
     network = build_model(record.architecture, **record.config)
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -89,7 +106,7 @@ Split `{figures["split"]}`, seed {figures["seed"]}, {figures["n"]} clips; backgr
 
 ![Confusion matrix: rows are the truth, columns the prediction]({record.name}-confusion.png)
 
-## Limits
+{truth(explained, record.name)}## Limits
 
 Synthetic textures and shapes only. The model knows how things move in this data set and nothing about the real world: it is for trying the
 explanation methods, not for decisions about real video. Every answer carries a warning that says so.
@@ -102,11 +119,15 @@ def main() -> None:
     parser.add_argument("figures", type=Path, help="output of chronolens evaluate --reversed --frozen --json")
     parser.add_argument("--command", required=True, help="the command that trained the weights")
     parser.add_argument("--note", default="none", help="how the shipped run differed from the command")
+    parser.add_argument("--truth", type=Path, default=None, help="output of evaluate --explanations --json, copied into the store")
     options = parser.parse_args()
     figures = json.loads(options.figures.read_text(encoding="utf-8"))
     store = default_store()
     record = find_record(store, figures["model"])
-    (store / f"{record.name}.md").write_text(card(record, figures, options.command, options.note), encoding="utf-8")
+    explained = json.loads(options.truth.read_text(encoding="utf-8")) if options.truth else None
+    if explained is not None:
+        (store / f"{record.name}-truth.json").write_text(json.dumps(explained, indent=1) + "\n", encoding="utf-8")
+    (store / f"{record.name}.md").write_text(card(record, figures, options.command, options.note, explained), encoding="utf-8")
     image = picture(np.asarray(figures["confusion"]), figures["classes"])
     cv2.imwrite(str(store / f"{record.name}-confusion.png"), image[:, :, ::-1])
     print(f"wrote {store / record.name}.md")

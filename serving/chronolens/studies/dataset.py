@@ -5,7 +5,6 @@ One JSON object a clip is kept, so that a study that was cut short goes on where
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +12,11 @@ from typing import Any
 
 from chronolens.data.clips_folder import ClipFile, open_clips
 from chronolens.engine import Engine
-from chronolens.errors import OptionsError
 from chronolens.local import explain
 from chronolens.schemas import ExplanationResult
+from chronolens.studies.rows import Row, Rows
 from chronolens.studies.statistics import summary
 
-Row = dict[str, Any]
 Figures = dict[str, Any]
 COLUMNS = ("drop_ratio", "drop_difference", "freeze_length", "freeze_runs", "reverse_length", "blob_count", "blob_size", "blob_distance")
 
@@ -49,24 +47,19 @@ def explain_split(
         report: told (done, total) after each clip.
 
     Raises:
-        OptionsError: no such data, or rows in ``out`` of other weights.
+        OptionsError: no such data, or rows in ``out`` of another origin.
         ClipError: a file cannot be used.
     """
     source = open_clips(data, split, frames=1, height=1, width=1, seed=seed, count=limit)
     (out / "panels").mkdir(parents=True, exist_ok=True)
-    path = out / "rows.jsonl"
-    done = {row["file"]: row for row in map(json.loads, path.read_text(encoding="utf-8").splitlines())} if path.is_file() else {}
-    weights = engine.load(model).record.sha256
-    if any(row["weights"] != weights for row in done.values()):
-        raise OptionsError(f"{path} holds rows of other weights; give another folder", pointer="/out")
-    rows = []
+    found = Rows(
+        out / "rows.jsonl", {"model": model, "weights": engine.load(model).record.sha256, "precision": engine.precision}, ("file",)
+    )
+    rows: list[Row] = []
     for number, file in enumerate(source.files):
         name = f"{file.label}/{file.path.name}"
-        if name not in done:
-            done[name] = _row(_explained(engine, model, file, out / "panels" if number < panels else None), name, file.label)
-            with path.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps(done[name]) + "\n")
-        rows.append(done[name])
+        panel = out / "panels" if number < panels else None
+        rows.append(found.get(name) or found.add(_row(_explained(engine, model, file, panel), name, file.label)))
         if report is not None:
             report(len(rows), len(source.files))
     return rows
@@ -86,7 +79,6 @@ def _row(result: ExplanationResult, name: str, label: str) -> Row:
     return {
         "file": name,
         "label": label,
-        "weights": result.weights,
         "predicted": result.predictions[0].label,
         "score": result.scores.original,
         "freeze_score": result.scores.freeze,

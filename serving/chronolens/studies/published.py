@@ -15,10 +15,10 @@ from chronolens.engine import Engine
 from chronolens.errors import OptionsError
 from chronolens.explain.segments import active
 from chronolens.local import explain
+from chronolens.studies.rows import Row, Rows
 from chronolens.studies.statistics import summary
 from chronolens.studies.temporal import overlap
 
-Row = dict[str, Any]
 FILE, FRAMES = "file", "frames"
 
 
@@ -50,36 +50,31 @@ def compare(
         report: told (done, total) after each clip.
 
     Raises:
-        OptionsError: the reference cannot be read.
+        OptionsError: the reference cannot be read, or ``rows`` are of another origin.
         ClipError: a file cannot be used.
     """
     record = engine.load(model).record
     listed = [entry for entry in read_reference(reference) if entry[FRAMES] == record.clip.frames]
-    done: dict[str, Row] = {}
-    if rows is not None and rows.is_file():
-        done = {row[FILE]: row for row in map(json.loads, rows.read_text(encoding="utf-8").splitlines()) if row["weights"] == record.sha256}
-    found = []
+    found = Rows(rows, {"model": model, "weights": record.sha256, "precision": engine.precision}, (FILE,))
+    taken: list[Row] = []
     for entry in listed:
-        if entry[FILE] not in done:
-            result = explain(reference.parent / entry[FILE], engine=engine, model=model, methods=["freeze"])
-            mask = result.masks["freeze"]
-            done[entry[FILE]] = {
-                FILE: entry[FILE],
-                "weights": record.sha256,
-                "label": entry.get("label"),
-                "predicted": result.predictions[0].label,
-                "score": result.scores.original,
-                "freeze_score": result.scores.freeze,
-                "masks": {"ours": [int(on) for on in mask.active]}
-                | {key.removesuffix("_mask"): entry[key] for key in entry if key.endswith("_mask")},
-            }
-            if rows is not None:
-                with rows.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps(done[entry[FILE]]) + "\n")
-        found.append(done[entry[FILE]])
+        taken.append(found.get(entry[FILE]) or found.add(_row(engine, model, reference.parent, entry)))
         if report is not None:
-            report(len(found), len(listed))
-    return found
+            report(len(taken), len(listed))
+    return taken
+
+
+def _row(engine: Engine, model: str, folder: Path, entry: dict[str, Any]) -> Row:
+    result = explain(folder / entry[FILE], engine=engine, model=model, methods=["freeze"])
+    published = {key.removesuffix("_mask"): entry[key] for key in entry if key.endswith("_mask")}
+    return {
+        FILE: entry[FILE],
+        "label": entry.get("label"),
+        "predicted": result.predictions[0].label,
+        "score": result.scores.original,
+        "freeze_score": result.scores.freeze,
+        "masks": {"ours": [int(on) for on in result.masks["freeze"].active]} | published,
+    }
 
 
 def runs(mask: Sequence[int]) -> int:

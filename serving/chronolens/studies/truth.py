@@ -6,10 +6,8 @@ object a line, so that a test that was cut short goes on where it stopped; ``tru
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,9 +24,9 @@ from chronolens.models.weights import WeightsRecord
 from chronolens.options import GradCamOptions, MaskOptions
 from chronolens.render.overlay import expand_steps, lay_on_clip
 from chronolens.studies.pointing import point
+from chronolens.studies.rows import Row, Rows
 from chronolens.studies.temporal import overlap
 
-Row = dict[str, Any]
 SPLIT = "test"
 UNCUT = {"max_steps": 10_000, "budget_s": 86_400.0}
 HEAT_MAPS = tuple(f"gradcam/{rule}/{of}" for rule in WEIGHT_RULES for of in TARGETS)
@@ -70,7 +68,7 @@ def run(
         report: told (done, total) after each method on each clip.
 
     Raises:
-        OptionsError: an unknown method, a model of other classes, or a file of rows of other weights or another seed.
+        OptionsError: an unknown method, a model of other classes, or a file of rows of another origin.
     """
     for method in methods:
         if method not in METHODS:
@@ -78,35 +76,14 @@ def run(
     loaded = engine.load(model)
     if loaded.record.data_set != "synthetic":
         raise OptionsError("truth is known for the synthetic classes only", pointer="/model")
-    head = {"model": model, "weights": loaded.record.sha256, "seed": seed, "precision": engine.precision}
-    done = _read(rows, head)
-    total, count = limit * len(methods), 0
-    found: list[Row] = []
+    found = Rows(rows, {"model": model, "weights": loaded.record.sha256, "seed": seed, "precision": engine.precision}, ("index", "method"))
+    total, taken = limit * len(methods), []
     for clip, truth in scenes(limit, seed, loaded.record.clip.frames):
         for method in methods:
-            row = done.get((clip.index, method)) or _explain(engine, loaded.record, clip, truth, method)
-            if rows is not None and (clip.index, method) not in done:
-                with rows.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-            found.append(row)
-            count += 1
+            taken.append(found.get(clip.index, method) or found.add(_explain(engine, loaded.record, clip, truth, method)))
             if report is not None:
-                report(count, total)
-    return found
-
-
-def _read(path: Path | None, head: dict[str, Any]) -> dict[tuple[int, str], Row]:
-    """Return the rows of a file, which begins with what they were made with; write that into a new file."""
-    if path is None:
-        return {}
-    if not path.is_file() or not path.stat().st_size:
-        path.write_text(json.dumps(head) + "\n", encoding="utf-8")
-        return {}
-    first, *lines = path.read_text(encoding="utf-8").splitlines()
-    if json.loads(first) != head:
-        raise OptionsError(f"{path} holds rows of {first}; give another file", pointer="/rows")
-    rows = [json.loads(line) for line in lines]
-    return {(row["index"], row["method"]): row for row in rows}
+                report(len(taken), total)
+    return taken
 
 
 def _explain(engine: Engine, record: WeightsRecord, clip: SyntheticClip, truth: MotionTruth, method: str) -> Row:

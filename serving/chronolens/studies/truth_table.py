@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from chronolens.explain.segments import length
+from chronolens.studies.rows import Row
 from chronolens.studies.statistics import Interval, chance_p_value, mean_interval
 from chronolens.studies.temporal import overlap, scattered_overlaps, window_overlaps
-from chronolens.studies.truth import HEAT_MAPS, MASKS, Row, mask_overlap
+from chronolens.studies.truth import HEAT_MAPS, MASKS, mask_overlap
 
 Figures = dict[str, Any]
 
@@ -20,7 +21,8 @@ def truth_figures(rows: Sequence[Row]) -> Figures:
 
     Returns:
         ``heat_maps``: for each method its figures over clips whose objects move, and over clips whose camera moves. ``masks``: for each
-        method ``overlap`` with the motion (mean and bootstrap interval over clips) beside what chance gives.
+        method ``overlap`` with the motion (mean and bootstrap interval over clips) beside what chance gives. ``per_clip``: for each
+        method, by clip number, the overlap of the mask or the share of frames whose peak lies in a box.
     """
     heat = {method: [row for row in rows if row["method"] == method] for method in HEAT_MAPS}
     masks = {method: [row for row in rows if row["method"] == method] for method in MASKS}
@@ -30,7 +32,15 @@ def truth_figures(rows: Sequence[Row]) -> Figures:
         "right": sum(row["right"] for row in judged) if judged else None,
         "heat_maps": {method: heat_figures(found) for method, found in heat.items() if found},
         "masks": {method: mask_figures(found, rows) for method, found in masks.items() if found},
+        "per_clip": {method: {str(row["index"]): _of_clip(row) for row in found} for method, found in (heat | masks).items() if found},
     }
+
+
+def _of_clip(row: Row) -> float | None:
+    if "values" in row:
+        return round(mask_overlap(row), 4)
+    found = row["pointing"]
+    return round(found["hits"] / found["frames"], 4) if found["frames"] else None
 
 
 def heat_figures(rows: Sequence[Row]) -> Figures:
