@@ -19,7 +19,7 @@ from chronolens.models.registry import build_model
 from chronolens.models.weights import WeightsRecord, default_store, find_record
 from chronolens.render.overlay import colour_bar
 from chronolens.render.text import BACKGROUND, write
-from chronolens.studies.truth_table import markdown
+from chronolens.studies.truth_table import markdown, p_text
 
 CELL, MARGIN = 30, 470
 
@@ -58,13 +58,29 @@ def truth(figures: dict[str, Any] | None, name: str) -> str:
         return ""
     return f"""## Explanations against the truth
 
-`chronolens evaluate --model {name} --explanations --limit 100`, seed {figures["seed"]}, clips with motion, {figures["right"]} of
-{figures["clips"]} classified rightly; all are explained for their true class. Means with 95 % bootstrap intervals over clips. What the
-columns mean: [docs/methods.md](../docs/methods.md), section 6; all figures: [{name}-truth.json]({name}-truth.json).
+`chronolens evaluate --model {name} --explanations`, seed {figures["seed"]}, {figures["clips"]} clips with motion (fewer where
+the table says so), {figures["right"]} classified rightly; all are explained for their true class. Means with 95 % bootstrap
+intervals over clips. What the columns mean: [docs/methods.md](../docs/methods.md), section 6; all figures:
+[{name}-truth.json]({name}-truth.json).
 
 {markdown(figures)}
 
+{verdict(figures)}
+
 """
+
+
+def verdict(figures: dict[str, Any]) -> str:
+    """Say in words what the default explanations are worth."""
+    freeze = figures["masks"]["freeze/default"]
+    heat = figures["heat_maps"]["gradcam/per_frame/logit"]["object"]
+    p = freeze["chance_other_clips"]["p"]
+    mask = "know their clip" if p < 0.01 else "are not shown to know their clip"
+    points = "point" if heat["pointing"]["low"] > heat["centre"] else "do not point"
+    return (
+        f"In words: freeze masks {mask} (masks of any clip do as well with {p_text(p)}); heat maps {points} at moving objects"
+        f" more often than the middle of the frame does."
+    )
 
 
 def card(record: WeightsRecord, figures: dict[str, Any], command: str, note: str, explained: dict[str, Any] | None) -> str:
@@ -125,6 +141,8 @@ def main() -> None:
     store = default_store()
     record = find_record(store, figures["model"])
     explained = json.loads(options.truth.read_text(encoding="utf-8")) if options.truth else None
+    if explained is not None and explained["weights"] != record.sha256:
+        raise SystemExit(f"{options.truth} was made with other weights")
     if explained is not None:
         (store / f"{record.name}-truth.json").write_text(json.dumps(explained, indent=1) + "\n", encoding="utf-8")
     (store / f"{record.name}.md").write_text(card(record, figures, options.command, options.note, explained), encoding="utf-8")

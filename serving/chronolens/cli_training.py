@@ -80,7 +80,7 @@ def evaluate(
     data: Data = "synthetic",
     split: Annotated[str, typer.Option(help="train, val or test")] = "test",
     seed: Annotated[int, typer.Option(help="seed of the synthetic clips, or of the division of a folder")] = 0,
-    limit: Annotated[int, typer.Option(help="number of clips; 100 are enough for --explanations", min=1)] = 480,
+    limit: Annotated[int | None, typer.Option(help="number of clips; 480, with --explanations 100, when left out", min=1)] = None,
     reversed_: Annotated[bool, typer.Option("--reversed", help="also play the clips backwards")] = False,
     frozen: Annotated[bool, typer.Option("--frozen", help="also show clips in which every frame equals the first")] = False,
     precision: Annotated[str, typer.Option(help="float32 or bf16")] = "float32",
@@ -93,8 +93,12 @@ def evaluate(
 ) -> None:
     """Measure a model, or its explanations, on a split of a data set."""
     if explanations:
-        _truth(model, data, split, seed, limit, methods, rows, as_json)
+        if reversed_ or frozen or precision != "float32":
+            raise OptionsError("--explanations goes without --reversed, --frozen and --precision; CHRONOLENS_PRECISION decides for masks")
+        _truth(model, data, split, seed, limit or 100, methods, rows, as_json)
         return
+    if methods is not None or rows is not None:
+        raise OptionsError("--methods and --rows belong to --explanations")
     from chronolens.models.weights import default_store, find_record, load_model
     from chronolens.training.evaluate import evaluate as run
 
@@ -107,7 +111,7 @@ def evaluate(
         data=data,
         split=split,
         seed=seed,
-        limit=limit,
+        limit=limit or 480,
         reversed=reversed_,
         frozen=frozen,
         precision=precision,
@@ -123,15 +127,17 @@ def evaluate(
 def _truth(model: str, data: str, split: str, seed: int, limit: int, methods: str | None, rows: Path | None, as_json: bool) -> None:
     from chronolens.cli_studies import bar
     from chronolens.engine import Engine
+    from chronolens.studies.rows import origin
     from chronolens.studies.truth import METHODS, SPLIT, run
     from chronolens.studies.truth_table import markdown, truth_figures
 
     if data != "synthetic" or split != SPLIT:
         raise OptionsError("truth is known for the test split of the synthetic data only", pointer="/data")
     wanted = METHODS if methods is None else [part.strip() for part in methods.split(",") if part.strip()]
+    engine = Engine()
     with bar() as report:
-        found = run(Engine(), model, methods=wanted, limit=limit, seed=seed, rows=rows, report=report)
-    figures = {"model": model, "seed": seed, **truth_figures(found)}
+        found = run(engine, model, methods=wanted, limit=limit, seed=seed, rows=rows, report=report)
+    figures = {**origin(engine, model), "seed": seed, **truth_figures(found)}
     typer.echo(json.dumps(figures) if as_json else markdown(figures))
 
 

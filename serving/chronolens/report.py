@@ -107,7 +107,7 @@ def mask_report(learned: Facts, chance: Facts, clip: DecodedClip, end_s: float |
         steps=learned["steps"],
         converged=learned["converged"],
         passes=learned["passes"],
-        dtype=learned["dtype"],
+        dtype=learned.get("dtype", "float32"),
         better_than_chance=Chance(**chance),
     )
 

@@ -171,7 +171,7 @@ class Mask(_Answer):
     steps: int
     converged: bool
     passes: int
-    dtype: str
+    dtype: str = "float32"  # results of before this field existed
     better_than_chance: Chance
 
 

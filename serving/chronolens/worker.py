@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from chronolens.engine import Engine
-from chronolens.errors import ChronolensError, WeightsError
+from chronolens.errors import ChronolensError, OptionsError, WeightsError
 from chronolens.models.weights import default_store
 from chronolens.options import GradCamOptions, MaskOptions
 from chronolens.wire import MEDIA_TYPE, Arrays, pack, unpack
@@ -84,7 +84,7 @@ def main() -> None:
     try:
         engine = Engine(store)
         served = engine.models()
-    except WeightsError as error:
+    except (WeightsError, OptionsError) as error:
         raise SystemExit(f"the model store cannot be served: {error.detail}") from error
     if not served:
         raise SystemExit(f"the model store {store} has no models; set CHRONOLENS_MODEL_STORE to a folder with weights.toml")

@@ -62,12 +62,15 @@ def test_two_boxes_count_as_their_union() -> None:
 def test_even_heat_has_the_energy_of_the_area() -> None:
     found = point(np.ones((3, 4, 4), np.float32), boxes([TOP_LEFT], [MIDDLE], [[0.0, 0.0, 1.0, 0.75]]))
     assert found["energy"] == found["area"] == pytest.approx((0.25 + 0.25 + 0.75) / 3)
-    assert found["hits"] == 2  # of several highest pixels the first counts, which is the corner; MIDDLE misses it
+    assert found["hits"] == 2  # the middle of all pixels, rounded to (2, 2), lies in MIDDLE and in the last box
 
 
-def test_of_equal_peaks_the_first_in_reading_order_counts() -> None:
-    maps = np.stack([heat((0, 3, 1.0), (1, 0, 1.0)), heat((1, 0, 1.0), (3, 3, 1.0))])
-    assert point(maps, boxes([TOP_LEFT], [TOP_LEFT]))["hits"] == 1
+def test_the_peak_is_the_middle_of_a_plateau() -> None:
+    plateau = [(row, column, 1.0) for row in (1, 2, 3) for column in (1, 2, 3)]
+    maps = np.stack([heat(*plateau), heat(*plateau)])
+    corner, core = [0.0, 0.0, 0.5, 0.5], [0.5, 0.5, 0.75, 0.75]
+    assert point(maps, boxes([corner], [corner]))["hits"] == 0  # the first pixel of the plateau lies in it, its middle (2, 2) does not
+    assert point(maps, boxes([core], [core]))["hits"] == 2
 
 
 def test_maps_and_boxes_must_be_of_as_many_frames() -> None:

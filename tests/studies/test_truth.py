@@ -19,8 +19,9 @@ from chronolens.explain.grad_cam import heat_maps
 from chronolens.models import build_model
 from chronolens.models.weights import WeightsRecord, save_weights
 from chronolens.options import MaskOptions
+from chronolens.studies.rows import Row, origin
 from chronolens.studies.statistics import DRAWS
-from chronolens.studies.truth import HEAT_MAPS, MASKS, METHODS, Row, mask_overlap, run, scenes
+from chronolens.studies.truth import HEAT_MAPS, MASKS, METHODS, mask_overlap, run, scenes
 from chronolens.studies.truth_table import markdown, truth_figures
 
 CONFIG: dict[str, Any] = {"num_classes": 16, "frames": 16, "height": 32, "width": 32, "hidden": 4, "strides": (2, 1, 1)}
@@ -55,8 +56,9 @@ def test_perfect_masks_are_no_chance() -> None:
     found = truth_figures(rows)["masks"]["freeze/default"]
     assert found["overlap"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 12}
     assert found["chance_window"]["p"] == found["chance_scattered"]["p"] == 1 / (1 + DRAWS)
+    assert found["chance_other_clips"]["p"] == 1 / (1 + DRAWS)
     assert 0.1 < found["chance_scattered"]["mean"] < found["chance_window"]["mean"] < 0.7
-    assert found["length"] == found["moving"] == pytest.approx(3.0)
+    assert found["length"] == found["right_length"] == pytest.approx(3.0)
 
 
 def test_the_figures_of_one_mask_by_hand() -> None:
@@ -71,9 +73,11 @@ def test_the_figures_of_one_mask_by_hand() -> None:
     assert mask["chance_scattered"]["mean"] == pytest.approx((1 + 4 / 3) / 6, abs=0.1)
     assert mask["chance_scattered"]["p"] == pytest.approx(5 / 6, abs=0.1)
     assert mask["all_frames"] == 0.5
-    assert (mask["length"], mask["moving"], mask["empty"], mask["converged"], mask["passes"]) == (2, 2, 0, 1, 41)
+    assert mask["best_constant"] == {"window": [1, 3], "mean": 1.0}
+    assert mask["chance_other_clips"] == {"mean": pytest.approx(1 / 3), "p": 1.0}  # with one clip there is one mask to deal
+    assert (mask["length"], mask["right_length"], mask["empty"], mask["converged"], mask["passes"]) == (2, 2, 0, 1, 41)
     assert mask["objective"]["mean"] == 0.5
-    assert mask["against_best_window"]["n"] == mask["overlap_right"]["n"] == 0
+    assert mask["against_exhaustive"]["n"] == mask["overlap_right"]["n"] == 0
 
 
 def test_masks_are_held_against_the_best_window_of_their_own_operator() -> None:
@@ -82,9 +86,9 @@ def test_masks_are_held_against_the_best_window_of_their_own_operator() -> None:
     rows += [mask_row(k, moving, moving, "freeze/exhaustive") for k in (0, 1)]
     rows += [mask_row(k, frames_of(4, 5), moving, "reverse/exhaustive") for k in range(3)]
     found = truth_figures(rows)["masks"]
-    assert found["freeze/default"]["against_best_window"]["mean"] == pytest.approx((0 - 2 / 3) / 2)
-    assert found["freeze/default"]["against_best_window"]["n"] == 2
-    assert found["reverse/exhaustive"]["against_best_window"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 3}
+    assert found["freeze/default"]["against_exhaustive"]["mean"] == pytest.approx((0 - 2 / 3) / 2)
+    assert found["freeze/default"]["against_exhaustive"]["n"] == 2
+    assert found["reverse/exhaustive"]["against_exhaustive"] == {"mean": 0.0, "low": 0.0, "high": 0.0, "n": 3}
 
 
 def test_clips_that_are_classified_rightly_are_told_apart() -> None:
@@ -120,7 +124,24 @@ def test_empty_and_unfinished_masks_are_counted() -> None:
 
 
 def test_values_of_one_half_are_off() -> None:
-    assert mask_overlap({"values": [0.0, 0.5, 0.51], "moving": [0, 1, 1]}) == 0.5
+    assert mask_overlap({"method": "freeze/default", "values": [0.0, 0.5, 0.51], "moving": [0, 1, 1]}) == 0.5
+
+
+def test_a_reverse_mask_should_hold_both_ends_of_every_step() -> None:
+    row = mask_row(0, frames_of(1, 4), frames_of(2, 4), "reverse/default")  # the steps 1-2 and 2-3 run backwards when 1, 2, 3 are reversed
+    assert mask_overlap(row) == 1.0
+    mask = truth_figures([row])["masks"]["reverse/default"]
+    assert mask["all_frames"] == 3 / 5  # frame 0 matters to reversing
+    assert mask["chance_window"]["mean"] == pytest.approx((2 / 4 + 1 + 2 / 4) / 3)
+
+
+def test_masks_that_only_know_where_motion_usually_is_are_found_out() -> None:
+    middle = frames_of(3, 6, 9)
+    intervals = [(2 + k % 3, 5 + k % 3) for k in range(30)]
+    same = truth_figures([mask_row(k, middle, frames_of(*at, 9)) for k, at in enumerate(intervals)])["masks"]["freeze/default"]
+    assert same["chance_window"]["p"] < 0.01  # windows anywhere are easily beaten
+    assert same["chance_other_clips"]["p"] == 1.0  # but any clip's mask does as well
+    assert same["best_constant"] == {"window": [3, 6], "mean": pytest.approx(same["overlap"]["mean"])}
 
 
 def test_the_figures_of_heat_maps_by_hand() -> None:
@@ -148,19 +169,22 @@ def test_the_figures_of_heat_maps_by_hand() -> None:
 
 
 def test_the_tables_name_every_method() -> None:
-    rows = [mask_row(k, frames_of(1, 3), frames_of(1, 3), method) for method in MASKS for k in range(8)]
+    rows = [
+        mask_row(k, frames_of(1 if method.startswith("freeze") else 0, 3), frames_of(1, 3), method) for method in MASKS for k in range(8)
+    ]
     rows += [heat_row(k, method, what) for method in HEAT_MAPS for k, what in enumerate(("object", "camera"))]
     lines = markdown(truth_figures(rows)).splitlines()
     for method in MASKS:
         (line,) = (line for line in lines if line.startswith(f"| {method} |"))
         assert "| 8 | 1.00 [1.00, 1.00] |" in line
-        assert "(p < 0.001)" in line
-        assert "| +0.00 [+0.00, +0.00] | 2.0 of 2.0 | 60 |" in line
+        assert "(p < 0.001) | 1.00 (p = 1.000) |" in line
+        length = "2.0 of 2.0" if method.startswith("freeze") else "3.0 of 3.0"
+        assert f"| +0.00 [+0.00, +0.00] | {length} | 0 | 1.00 |" in line
     for method in HEAT_MAPS:
         for what in ("object", "camera"):
             (line,) = (line for line in lines if line.startswith(f"| {method.removeprefix('gradcam/')} | {what} |"))
             assert "| 1 | 0.75 [0.75, 0.75] | 0.25 | 0.60 [0.60, 0.60] | 0.20 | 0.70 [0.70, 0.70] of 0.80 |" in line
-    assert len({line.count("|") for line in lines if line}) == 1  # both tables have eight columns
+    assert [line.count("|") for line in lines if line.startswith("|---")] == [11, 9]
 
 
 def test_no_rows_make_empty_tables() -> None:
@@ -228,9 +252,8 @@ def test_what_is_in_the_file_is_not_computed_again(engine: Engine, tmp_path: Pat
     rows = run(engine, "small", methods=TWO, limit=2, rows=file)
     text = file.read_text(encoding="utf-8")
     head, *lines = text.splitlines()
-    assert json.loads(head) == {
-        "model": "small", "weights": engine.load("small").record.sha256, "seed": 0, "precision": "float32",
-    }  # fmt: skip
+    assert json.loads(head) == {**origin(engine, "small"), "seed": 0}
+    assert origin(engine, "small")["weights"] == engine.load("small").record.sha256
     assert [json.loads(line) for line in lines] == rows
     assert run(engine, "small", methods=TWO, limit=2, rows=file) == rows  # the seconds that a mask took would differ
     assert file.read_text(encoding="utf-8") == text

@@ -45,7 +45,7 @@ def motion_truth(clip: SyntheticClip, frames: int) -> MotionTruth:
 def moving_steps(times: Sequence[float], start_s: float, end_s: float) -> Steps:
     """Return which frames differ from the one before by motion: those whose step (t_{i-1}, t_i] meets the interval.
 
-    Freezing a frame takes away exactly that step. Frame 0 has no step before it and never counts.
+    A frozen frame shows its predecessor, so the step into it is not seen when it happens. Frame 0 has no step before it and never counts.
 
     Args:
         times: (T,) seconds of the sampled frames, rising.

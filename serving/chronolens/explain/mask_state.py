@@ -57,7 +57,8 @@ class LearnedMask:
         values: T values in [0, 1].
         objective: of exactly these values.
         steps: Adam steps taken.
-        converged: the best objective of Adam's iterates gained less than 1e-4 over the last ten steps. False after a result that was
+        converged: the best objective of Adam's iterates gained less than 1e-4 over the last ten steps; after the exhaustive search
+            without steps, that every window has a score. False after a result that was
             not finite.
         passes: what it cost, the search for a start included.
     """

@@ -152,6 +152,8 @@ def settings(preset: str = "default", operator: Operator = "freeze", *, dataset:
     l1, tv = WEIGHTS[dataset]
     given = {name: value for name, value in overrides.items() if value is not None}
     made = replace(PRESETS[preset], operator=operator, **{"l1": l1, "tv": tv, **given})
+    if made.steps and made.start_logit == HARD:  # from there a logit would never come back
+        made = replace(made, start_logit=PRESETS["default"].start_logit)
     _check(made)
     return made
 

@@ -1,7 +1,7 @@
 """A network in bfloat16: about twice to three times the speed of float32 on processors that multiply it natively, at 8 bits of mantissa.
 
-Learning a mask asks the network some hundred times which way is down; that bfloat16 can tell. Every number that is reported (scores,
-objective, rank against chance) comes from the float32 network.
+Learning a mask asks the network some hundred times which way is down; that bfloat16 can tell. It also decides which iterate or window is
+kept and when to stop. The scores, objective, heat maps and ranks that are reported come from the float32 network.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16")
 class InBfloat16(nn.Module):
     """A copy of a network with bfloat16 weights that takes and returns float32, as a :class:`chronolens.explain.protocol.VideoModel`.
 
-    The softmax probabilities of the shipped models stay within 0.005 of those in float32.
+    ``benchmarks/precision.py`` measures how far its scores are from those in float32, and how much faster it is.
     """
 
     def __init__(self, network: VideoNetwork) -> None:

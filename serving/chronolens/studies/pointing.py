@@ -30,7 +30,8 @@ class Pointing(TypedDict):
 def point(maps: Array, boxes: Sequence[Array] | Array) -> Pointing:
     """Play the pointing game, without tolerance around the boxes.
 
-    A frame without any heat is a miss with no heat inside. Of several highest pixels the first in reading order counts.
+    The peak is the middle of the highest pixels: a map that is enlarged smoothly from its cells has a plateau there. A frame without any
+    heat is a miss with no heat inside.
 
     Args:
         maps: (T, H, W) not negative, one for each frame, laid on the clip (see ``render.overlay.lay_on_clip``).
@@ -45,7 +46,7 @@ def point(maps: Array, boxes: Sequence[Array] | Array) -> Pointing:
         if not inside.any():
             continue
         total = float(heat.sum(dtype=np.float64))
-        hits += total > 0 and bool(inside.flat[int(heat.argmax())])
+        hits += total > 0 and bool(inside[_peak(heat)])
         centres += any(x0 <= 0.5 < x1 and y0 <= 0.5 < y1 for x0, y0, x1, y1 in frame)
         energy.append(float(heat[inside].sum(dtype=np.float64)) / total if total > 0 else 0.0)
         area.append(float(inside.mean()))
@@ -56,3 +57,8 @@ def point(maps: Array, boxes: Sequence[Array] | Array) -> Pointing:
         "energy": float(np.mean(energy)) if energy else None,
         "area": float(np.mean(area)) if area else None,
     }
+
+
+def _peak(heat: Array) -> tuple[int, int]:
+    rows, columns = np.nonzero(heat == heat.max())
+    return int(rows.mean().round()), int(columns.mean().round())

@@ -15,7 +15,7 @@ from chronolens.engine import Engine
 from chronolens.errors import OptionsError
 from chronolens.explain.segments import active
 from chronolens.local import explain
-from chronolens.studies.rows import Row, Rows
+from chronolens.studies.rows import Row, Rows, origin
 from chronolens.studies.statistics import summary
 from chronolens.studies.temporal import overlap
 
@@ -30,7 +30,11 @@ def read_reference(path: Path) -> list[dict[str, Any]]:
     """
     try:
         listed: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        return [{**entry, FILE: str(entry[FILE]), FRAMES: int(entry[FRAMES])} for entry in listed]
+        for entry in listed:
+            lengths = {len(entry[key]) for key in entry if key.endswith("_mask")}
+            if not isinstance(entry[FILE], str) or lengths != {entry[FRAMES]}:
+                raise ValueError(f"a mask of {entry[FILE]} has not as many values as the clip frames")
+        return listed
     except (ValueError, KeyError, TypeError) as error:
         raise OptionsError(f"{path.name} is not a list of published masks: {error!r}", pointer="/reference") from error
 
@@ -50,12 +54,14 @@ def compare(
         report: told (done, total) after each clip.
 
     Raises:
-        OptionsError: the reference cannot be read, or ``rows`` are of another origin.
+        OptionsError: the reference cannot be read or has no mask of the model's length, or ``rows`` are of another origin.
         ClipError: a file cannot be used.
     """
     record = engine.load(model).record
     listed = [entry for entry in read_reference(reference) if entry[FRAMES] == record.clip.frames]
-    found = Rows(rows, {"model": model, "weights": record.sha256, "precision": engine.precision}, (FILE,))
+    if not listed:
+        raise OptionsError(f"no published mask has {record.clip.frames} frames, as the model takes", pointer="/reference")
+    found = Rows(rows, origin(engine, model), (FILE,))
     taken: list[Row] = []
     for entry in listed:
         taken.append(found.get(entry[FILE]) or found.add(_row(engine, model, reference.parent, entry)))

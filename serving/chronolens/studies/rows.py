@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+from chronolens import __version__
+from chronolens.engine import Engine
 from chronolens.errors import OptionsError
+from chronolens.explain.presets import PRESETS
 
 Row = dict[str, Any]
+
+
+def origin(engine: Engine, model: str) -> Row:
+    """Return what decides the findings about a model: its weights, the precision, the mask presets and the version of this package."""
+    presets = json.dumps({name: preset.to_json() for name, preset in PRESETS.items()}, sort_keys=True)
+    return {
+        "model": model,
+        "weights": engine.load(model).record.sha256,
+        "precision": engine.precision,
+        "presets": hashlib.sha256(presets.encode()).hexdigest()[:12],
+        "package": __version__,
+    }
 
 
 class Rows:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from chronolens.clips import CellGrid, Frames
-from chronolens.data.motion_truth import MotionTruth, motion_truth
+from chronolens.data.motion_truth import MotionTruth, Steps, motion_truth
 from chronolens.data.synthetic import SyntheticClip, make_clip
 from chronolens.engine import Engine
 from chronolens.errors import OptionsError
@@ -24,8 +24,8 @@ from chronolens.models.weights import WeightsRecord
 from chronolens.options import GradCamOptions, MaskOptions
 from chronolens.render.overlay import expand_steps, lay_on_clip
 from chronolens.studies.pointing import point
-from chronolens.studies.rows import Row, Rows
-from chronolens.studies.temporal import overlap
+from chronolens.studies.rows import Row, Rows, origin
+from chronolens.studies.temporal import overlap, reversed_steps
 
 SPLIT = "test"
 UNCUT = {"max_steps": 10_000, "budget_s": 86_400.0}
@@ -68,15 +68,18 @@ def run(
         report: told (done, total) after each method on each clip.
 
     Raises:
-        OptionsError: an unknown method, a model of other classes, or a file of rows of another origin.
+        OptionsError: an unknown method, a bad number, a model of other classes, or a file of rows of another origin.
     """
-    for method in methods:
+    methods = list(dict.fromkeys(methods))
+    for method in methods or [""]:
         if method not in METHODS:
             raise OptionsError(f"unknown method {method[:40]!r}", pointer="/methods", allowed=METHODS)
+    if seed < 0 or limit < 1:
+        raise OptionsError("the seed is at least 0 and the number of clips at least 1", pointer="/seed" if seed < 0 else "/limit")
     loaded = engine.load(model)
     if loaded.record.data_set != "synthetic":
         raise OptionsError("truth is known for the synthetic classes only", pointer="/model")
-    found = Rows(rows, {"model": model, "weights": loaded.record.sha256, "seed": seed, "precision": engine.precision}, ("index", "method"))
+    found = Rows(rows, origin(engine, model) | {"seed": seed}, ("index", "method"))
     total, taken = limit * len(methods), []
     for clip, truth in scenes(limit, seed, loaded.record.clip.frames):
         for method in methods:
@@ -128,6 +131,12 @@ def _heat(engine: Engine, model: str, frames: Frames, target: int, truth: Motion
     }
 
 
+def mask_truth(row: Row) -> Steps:
+    """Return the frames that a row's mask should hold: the moving steps for freezing, both ends of each for reversing."""
+    moving: Steps = np.asarray(row["moving"], dtype=np.bool_)
+    return reversed_steps(moving) if row["method"].startswith("reverse/") else moving
+
+
 def mask_overlap(row: Row) -> float:
-    """Return the overlap of a row's mask, thresholded at 0.5, with the motion."""
-    return overlap(active(row["values"]), np.asarray(row["moving"], dtype=np.bool_))
+    """Return the overlap of a row's mask, thresholded at 0.5, with what it should hold."""
+    return overlap(active(row["values"]), mask_truth(row))

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from chronolens.explain.segments import length
+from chronolens.explain.segments import active
 from chronolens.studies.rows import Row
-from chronolens.studies.statistics import Interval, chance_p_value, mean_interval
-from chronolens.studies.temporal import overlap, scattered_overlaps, window_overlaps
-from chronolens.studies.truth import HEAT_MAPS, MASKS, mask_overlap
+from chronolens.studies.statistics import Interval, Numbers, chance_p_value, mean_interval
+from chronolens.studies.temporal import best_constant, overlap, scattered_overlaps, swapped_overlaps, window_overlaps
+from chronolens.studies.truth import HEAT_MAPS, MASKS, mask_overlap, mask_truth
 
 Figures = dict[str, Any]
 
@@ -67,26 +67,35 @@ def _pointing(rows: Sequence[Row]) -> Figures:
 def mask_figures(rows: Sequence[Row], everything: Sequence[Row]) -> Figures:
     """Return the figures of one kind of mask.
 
-    ``overlap``: temporal intersection over union with the motion. ``chance_window`` and ``chance_scattered``: what windows, and random
-    sets of frames, of the same lengths reach on average, each with ``p``, the probability that they reach as much as the masks.
-    ``against_best_window``: difference to the overlap of the best contiguous window (preset ``exhaustive``) on the same clips.
-    ``overlap_right``: on the clips that the model classifies rightly.
+    ``overlap``: temporal intersection over union with what the mask should hold. What chance reaches, each with ``mean`` and ``p``, the
+    probability that it does as well: ``chance_window`` (windows of the same lengths anywhere), ``chance_scattered`` (random sets of as many
+    frames), ``chance_other_clips`` (the same masks, each clip with one of any clip: motion sits in the middle of most clips, so this is
+    what a mask reaches that knows where motion usually is). ``all_frames`` and ``best_constant``: every frame that can matter, and the best
+    window for all clips alike. ``against_exhaustive``: difference to the overlap of the contiguous window with the best objective, on the
+    same clips. ``overlap_right``: on the clips that the model classifies rightly.
     """
+    first = 0 if rows[0]["method"].startswith("reverse/") else 1
     right = {row["index"] for row in everything if row["method"] in HEAT_MAPS and row["right"]}
-    overlaps = [mask_overlap(row) for row in rows]
-    lengths = [length(row["values"]) for row in rows]
-    windows = [window_overlaps(n, row["moving"]) for n, row in zip(lengths, rows, strict=True)]
-    scattered = [scattered_overlaps(n, row["moving"], seed=row["index"]) for n, row in zip(lengths, rows, strict=True)]
+    truths = [mask_truth(row) for row in rows]
+    masks = [active(row["values"]) for row in rows]
+    overlaps = [overlap(mask, truth) for mask, truth in zip(masks, truths, strict=True)]
+    lengths = [sum(mask) for mask in masks]
+    windows = [window_overlaps(n, truth, first) for n, truth in zip(lengths, truths, strict=True)]
+    scattered = [scattered_overlaps(n, truth, first, seed=row["index"]) for n, truth, row in zip(lengths, truths, rows, strict=True)]
+    frames = len(truths[0])
+    constant, constant_mean = best_constant(truths)
     objectives = [row["objective"]["total"] for row in rows if row["objective"]["total"] is not None]
     return {
         "overlap": mean_interval(overlaps),
         "overlap_right": mean_interval([value for value, row in zip(overlaps, rows, strict=True) if row["index"] in right]),
-        "chance_window": {"mean": float(np.mean([w.mean() for w in windows])), "p": chance_p_value(overlaps, windows)},
-        "chance_scattered": {"mean": float(np.mean([s.mean() for s in scattered])), "p": chance_p_value(overlaps, scattered)},
-        "against_best_window": _against_best(rows, everything),
-        "all_frames": float(np.mean([overlap([False] + [True] * (len(row["moving"]) - 1), row["moving"]) for row in rows])),
+        "chance_window": _chance(overlaps, windows),
+        "chance_scattered": _chance(overlaps, scattered),
+        "chance_other_clips": _chance(overlaps, swapped_overlaps(masks, truths)),
+        "all_frames": float(np.mean([overlap(np.arange(frames) >= first, truth) for truth in truths])),
+        "best_constant": {"window": list(constant), "mean": constant_mean},
+        "against_exhaustive": _against_exhaustive(rows, everything),
         "length": float(np.mean(lengths)),
-        "moving": float(np.mean([sum(row["moving"]) for row in rows])),
+        "right_length": float(np.mean([truth.sum() for truth in truths])),
         "empty": sum(n == 0 for n in lengths),
         "converged": float(np.mean([row["converged"] for row in rows])),
         "objective": mean_interval(objectives),
@@ -94,7 +103,11 @@ def mask_figures(rows: Sequence[Row], everything: Sequence[Row]) -> Figures:
     }
 
 
-def _against_best(rows: Sequence[Row], everything: Sequence[Row]) -> Interval:
+def _chance(overlaps: Sequence[float], alternatives: Sequence[Numbers]) -> Figures:
+    return {"mean": float(np.mean([values.mean() for values in alternatives])), "p": chance_p_value(overlaps, alternatives)}
+
+
+def _against_exhaustive(rows: Sequence[Row], everything: Sequence[Row]) -> Interval:
     operator = rows[0]["method"].split("/")[0]
     best = {row["index"]: mask_overlap(row) for row in everything if row["method"] == f"{operator}/exhaustive"}
     return mean_interval([mask_overlap(row) - best[row["index"]] for row in rows if row["index"] in best])
@@ -102,14 +115,18 @@ def _against_best(rows: Sequence[Row], everything: Sequence[Row]) -> Interval:
 
 def markdown(figures: Figures) -> str:
     """Return both tables."""
-    lines = ["| mask | clips | overlap with the motion | windows by chance (p) | scattered (p) | minus best window | length | passes |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    lines = [
+        "| mask | clips | overlap with the motion | windows by chance (p) | masks of any clip (p) | all frames, best constant window"
+        " | minus exhaustive | length | empty | converged |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
     for method, found in figures["masks"].items():
-        window, scattered = found["chance_window"], found["chance_scattered"]
+        window, others = found["chance_window"], found["chance_other_clips"]
         lines.append(
-            f"| {method} | {found['overlap']['n']} | {_interval(found['overlap'])} | {window['mean']:.2f} ({_p(window['p'])})"
-            f" | {scattered['mean']:.2f} ({_p(scattered['p'])}) | {_interval(found['against_best_window'], '+')}"
-            f" | {found['length']:.1f} of {found['moving']:.1f} | {found['passes']:.0f} |"
+            f"| {method} | {found['overlap']['n']} | {_interval(found['overlap'])} | {window['mean']:.2f} ({p_text(window['p'])})"
+            f" | {others['mean']:.2f} ({p_text(others['p'])}) | {found['all_frames']:.2f}, {found['best_constant']['mean']:.2f}"
+            f" | {_interval(found['against_exhaustive'], '+')} | {found['length']:.1f} of {found['right_length']:.1f}"
+            f" | {found['empty']} | {found['converged']:.2f} |"
         )
     lines += [
         "",
@@ -133,5 +150,6 @@ def _interval(found: Interval, sign: str = "") -> str:
     return f"{found['mean']:{sign}.2f} [{found['low']:{sign}.2f}, {found['high']:{sign}.2f}]"
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """Return a probability as it is written in a table."""
     return "-" if value is None else "p < 0.001" if value < 0.001 else f"p = {value:.3f}"

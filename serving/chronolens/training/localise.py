@@ -2,8 +2,8 @@
 
 A class is learned from labels alone, wherever a network finds it: with windows as wide as the frame, the evidence for "moving up" may sit
 well beside the object. Where the boxes of the moving objects are known, a second loss asks for more: in each step of the map the evidence
-``w_c . A`` of the true class, as a softmax over places, shall lie in the boxes. It costs no further pass. Grad-CAM of such a network
-has a right answer.
+``w_c . A`` of the true class, as a softmax over places, shall lie in the boxes. It costs no further pass. The
+heat maps of such a network are trained to lie in the boxes; that they do so on unseen clips is what the truth test can show.
 
 Related: Ross et al. 2017 (right for the right reasons), Li et al. 2018 (guided attention).
 """
@@ -33,7 +33,8 @@ def cover(truth: MotionTruth, grid: CellGrid, shape: tuple[int, int, int], size:
         size: height and width of the picture in pixels.
 
     Returns:
-        (T', h, w) in [0, 1], the mean over the frames of a step on which something moves; zeros in steps without moving objects.
+        (T', h, w) in [0, 1], the mean over the frames of a step on which something moves; zeros in steps without moving objects. What
+        lies beyond the outermost tiles belongs to no cell.
     """
     steps, rows, columns = shape
     found = np.zeros(shape, dtype=np.float32)

@@ -17,12 +17,19 @@ class Phase:
 
     ``localise`` weighs the loss that teaches the network to find its evidence on moving objects, see :mod:`chronolens.training.localise`;
     it needs a data set that knows where they are.
+
+    Raises:
+        OptionsError: fewer than 16 pixels or less than one epoch.
     """
 
     size: int
     epochs: int
     running_norm: bool = False
     localise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size < 16 or self.epochs < 1:
+            raise OptionsError("a phase has frames of at least 16 pixels and at least one epoch", pointer="/phases")
 
 
 @dataclass(frozen=True)

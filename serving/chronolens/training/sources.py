@@ -33,6 +33,8 @@ def open_source(data: str, split: str, *, shape: tuple[int, int, int], seed: int
         raise OptionsError("the seed is a whole number of at least 0", pointer="/seed", observed=seed)
     frames, height, width = shape
     if data.startswith(ARROW_PREFIX):
+        if data.startswith(ARROW_PREFIX, len(ARROW_PREFIX)):
+            raise OptionsError("time has one arrow", pointer="/data")
         return ArrowSource(open_source(data.removeprefix(ARROW_PREFIX), split, shape=shape, seed=seed, count=(count + 1) // 2))
     if not data:
         raise OptionsError("no data set is named", pointer="/data")
