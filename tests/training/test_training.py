@@ -186,3 +186,25 @@ def test_options_take_the_recipe_of_the_architecture() -> None:
     assert (own.rate, own.dropout, own.size, own.epochs) == (0.5, 0.0, 32, 1)
     with pytest.raises(UnknownModelError):
         TrainOptions("tsm", "x")
+
+
+class Sorted(Sides):
+    """A source as a folder gives it, one class after the other, that notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return 1000
+
+    def load(self, number: int) -> tuple[Frames, int]:
+        self.asked.append(number)
+        return super().load(number)[0], int(number >= 500)
+
+
+def test_statistics_are_measured_on_all_classes_of_a_sorted_source(tmp_path: Path) -> None:
+    source = Sorted()
+    trainer = Trainer(tiny(tmp_path), source, Sides())
+    trainer.recalibrate(build("clstm", 2, frames=4, size=32, dropout=0.0), 32)
+    assert len(source.asked) == 256
+    assert sum(number >= 500 for number in source.asked) == 128

@@ -150,9 +150,10 @@ class Trainer:
             file.write(json.dumps(figures) + "\n")
 
     def recalibrate(self, model: nn.Module, size: int) -> None:
-        """Measure the BatchNorm statistics of a network on unchanged training clips."""
-        count = min(RECALIBRATION_CLIPS, len(self.train_source))
-        dataset = ClipDataset(self.train_source, list(range(count)), (size, size))
+        """Measure the BatchNorm statistics of a network on unchanged training clips, spread over the source: files lie class by class."""
+        total = len(self.train_source)
+        count = min(RECALIBRATION_CLIPS, total)
+        dataset = ClipDataset(self.train_source, [number * total // count for number in range(count)], (size, size))
 
         def clips() -> Iterator[Tensor]:
             for clip, _ in batches(dataset, self.options.batch, 0):
