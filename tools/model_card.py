@@ -1,7 +1,7 @@
 """Write the card of a model and the picture of its confusion matrix from its record and an evaluation.
 
 chronolens evaluate --model i3d-synthetic --reversed --frozen --json > figures.json
-chronolens evaluate --model i3d-synthetic --explanations --limit 100 --json > truth.json
+chronolens evaluate --model i3d-synthetic --explanations --json > truth.json
 python tools/model_card.py figures.json --truth truth.json --command "chronolens train ..."
 """
 
@@ -114,6 +114,7 @@ Split `{figures["split"]}`, seed {figures["seed"]}, {figures["n"]} clips; backgr
 |---|---|
 | macro F1 | {figures["f1"]:.3f} |
 | accuracy | {figures["accuracy"]:.3f} |
+| macro F1 of reversed clips against their label, all classes | {figures["reversed_f1"]:.3f} |
 | reversed clips that keep their label (classes with an opposite) | {figures["reversed_accuracy"]:.3f} |
 | reversed clips that are read as the opposite class | {figures["reversed_opposite"]:.3f} |
 | macro F1 with every frame equal to the first | {figures["frozen_f1"]:.3f} |

@@ -87,7 +87,9 @@ def evaluate(
     explanations: Annotated[
         bool, typer.Option("--explanations", help="compare heat maps and masks with when and where synthetic clips move")
     ] = False,
-    methods: Annotated[str | None, typer.Option(help="with --explanations: out of gradcam/..., freeze/PRESET, reverse/PRESET; all")] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="with --explanations: gradcam/..., freeze/PRESET, reverse/PRESET, each perhaps with :CLIPS")
+    ] = None,
     rows: Annotated[Path | None, typer.Option(help="with --explanations: file of findings; the same command goes on with it")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object, confusion matrix included")] = False,
 ) -> None:

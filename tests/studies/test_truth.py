@@ -247,6 +247,17 @@ def test_a_row_says_what_the_engine_says(engine: Engine) -> None:
         assert mask["passes"] > 20
 
 
+def test_a_method_may_have_a_number_of_clips_of_its_own(engine: Engine) -> None:
+    rows = run(engine, "small", methods=("gradcam/per_frame/logit", "gradcam/per_clip/logit:1"), limit=2)
+    assert [(row["index"], row["method"]) for row in rows] == [
+        (0, "gradcam/per_frame/logit"), (0, "gradcam/per_clip/logit"), (1, "gradcam/per_frame/logit"),
+    ]  # fmt: skip
+    for wrong in ("freeze/default:0", "freeze/default:x", "freeze/default:-1", ""):
+        with pytest.raises(OptionsError) as caught:
+            run(engine, "small", methods=(wrong,), limit=2)
+        assert caught.value.pointer == "/methods"
+
+
 def test_what_is_in_the_file_is_not_computed_again(engine: Engine, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     rows = run(engine, "small", methods=TWO, limit=2, rows=file)

@@ -48,7 +48,7 @@ def explain_split(
         split: ``train``, ``val`` or ``test``.
         seed: of the division into splits.
         limit: number of clips, spread evenly over the split; all when None.
-        panels: of so many clips ``panel.mp4`` is kept.
+        panels: of so many clips, spread evenly, the panel is kept.
         report: told (done, total) after each clip.
 
     Raises:
@@ -61,11 +61,11 @@ def explain_split(
     )
     classes = engine.load(model).record.classes
     rows: list[Row] = []
+    kept = {number * len(source.files) // panels for number in range(panels)}
     for number, file in enumerate(source.files):
         name = os.path.relpath(file.path, data if data.is_dir() else data.parent)
-        panel = (
-            out / "panels" / f"{number:03d}-{re.sub('[^A-Za-z0-9_-]+', '_', os.path.splitext(name)[0])}.mp4" if number < panels else None
-        )
+        safe = re.sub("[^A-Za-z0-9_-]+", "_", os.path.splitext(name)[0])
+        panel = out / "panels" / f"{number:03d}-{safe}.mp4" if number in kept else None
         known = {"file": name, "label": file.label, "known": file.label in classes}
         rows.append(found.get(name) or found.add(known | _findings(engine, model, file, panel)))
         if report is not None:

@@ -61,8 +61,8 @@ def run(
     Args:
         engine: holds the model.
         model: a model of the synthetic classes.
-        methods: out of ``METHODS``.
-        limit: number of clips.
+        methods: out of ``METHODS``; ``METHOD:CLIPS`` takes another number of clips for one of them.
+        limit: number of clips of all others.
         seed: of the data set; every seed's test clips are unseen.
         rows: JSON-lines file of findings; what is there already is not computed again. Nothing is written when None.
         report: told (done, total) after each method on each clip.
@@ -70,23 +70,33 @@ def run(
     Raises:
         OptionsError: an unknown method, a bad number, a model of other classes, or a file of rows of another origin.
     """
-    methods = list(dict.fromkeys(methods))
-    for method in methods or [""]:
-        if method not in METHODS:
-            raise OptionsError(f"unknown method {method[:40]!r}", pointer="/methods", allowed=METHODS)
-    if seed < 0 or limit < 1:
-        raise OptionsError("the seed is at least 0 and the number of clips at least 1", pointer="/seed" if seed < 0 else "/limit")
+    wanted = _wanted(methods, limit)
+    if seed < 0:
+        raise OptionsError("the seed is at least 0", pointer="/seed")
     loaded = engine.load(model)
     if loaded.record.data_set != "synthetic":
         raise OptionsError("truth is known for the synthetic classes only", pointer="/model")
     found = Rows(rows, origin(engine, model) | {"seed": seed}, ("index", "method"))
-    total, taken = limit * len(methods), []
-    for clip, truth in scenes(limit, seed, loaded.record.clip.frames):
-        for method in methods:
+    total, taken = sum(wanted.values()), []
+    for position, (clip, truth) in enumerate(scenes(max(wanted.values()), seed, loaded.record.clip.frames)):
+        for method in (method for method, clips in wanted.items() if position < clips):
             taken.append(found.get(clip.index, method) or found.add(_explain(engine, loaded.record, clip, truth, method)))
             if report is not None:
                 report(len(taken), total)
     return taken
+
+
+def _wanted(methods: Sequence[str], limit: int) -> dict[str, int]:
+    """Return the number of clips for each method, written METHOD or METHOD:CLIPS."""
+    wanted: dict[str, int] = {}
+    for entry in methods or [""]:
+        method, _, clips = entry.partition(":")
+        if method not in METHODS:
+            raise OptionsError(f"unknown method {method[:40]!r}", pointer="/methods", allowed=METHODS)
+        wanted[method] = int(clips) if clips.isascii() and clips.isdigit() else 0 if clips else limit
+    if min(wanted.values()) < 1:
+        raise OptionsError("each method needs at least one clip", pointer="/methods")
+    return wanted
 
 
 def _explain(engine: Engine, record: WeightsRecord, clip: SyntheticClip, truth: MotionTruth, method: str) -> Row:

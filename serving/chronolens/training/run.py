@@ -76,7 +76,7 @@ def _record(options: TrainOptions, state: TrainState, classes: list[str], figure
         clip=clip_spec(options, state.size),
         classes=tuple(classes),
         data_set=options.data if synthetic else "files",
-        licence=LICENCE,
+        licence=LICENCE if synthetic else "not stated",
         source=f"chronolens train --architecture {options.architecture} --data {options.data}{start} --seed {options.seed}",
         metrics=metrics,
         warnings=(SYNTHETIC_WARNING,) if synthetic else (),
