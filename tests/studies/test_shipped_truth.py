@@ -1,0 +1,67 @@
+"""The shipped models' explanations are still as right as their cards say: a change that makes them worse fails here."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from chronolens.engine import Engine
+from chronolens.models.weights import default_store, find_record
+from chronolens.studies.truth import run
+from chronolens.studies.truth_table import truth_figures
+
+WORSE = 0.05
+"""Mean over a few clips that precision and thread count may move: a frame or two of a mask."""
+
+
+def card(model: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads((default_store() / f"{model}-truth.json").read_text(encoding="utf-8"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(device="cpu")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("model", "method", "clips"),
+    [
+        ("i3d-synthetic", "gradcam/per_frame/logit", 24),
+        ("i3d-synthetic", "freeze/default", 2),
+        ("clstm-synthetic", "gradcam/per_frame/logit", 24),
+        ("clstm-synthetic", "freeze/default", 6),
+        ("clstm-synthetic", "reverse/default", 4),
+        ("clstm-synthetic", "freeze/exhaustive", 4),
+        ("clstm-synthetic", "freeze/paper", 8),
+    ],
+)
+def test_explanations_are_as_right_as_the_card_says(engine: Engine, model: str, method: str, clips: int) -> None:
+    stored = truth_of(card(model), method)
+    fresh = truth_figures(run(engine, model, methods=(method,), limit=clips))["per_clip"][method]
+    assert len(fresh) == clips
+    same = [(fresh[index], stored[index]) for index in fresh if fresh[index] is not None]
+    now, then = np.mean(same, axis=0)
+    assert now >= then - WORSE
+
+
+def truth_of(figures: dict[str, object], method: str) -> dict[str, float]:
+    found = figures["per_clip"]
+    assert isinstance(found, dict)
+    values: dict[str, float] = found[method]
+    return values
+
+
+@pytest.mark.parametrize("model", ["i3d-synthetic", "clstm-synthetic"])
+def test_the_card_belongs_to_the_weights_and_keeps_its_promises(model: str) -> None:
+    figures = card(model)
+    assert figures["weights"] == find_record(default_store(), model).sha256
+    assert figures["clips"] == 100
+    freeze = figures["masks"]["freeze/default"]  # type: ignore[index]
+    assert freeze["overlap"]["n"] == 100
+    assert freeze["chance_window"]["p"] < 0.01
+    if model == "i3d-synthetic":
+        assert figures["heat_maps"]["gradcam/per_frame/logit"]["object"]["hits_of_frames"] >= 0.6  # type: ignore[index]
