@@ -17,7 +17,7 @@ from chronolens.engine import Engine
 from chronolens.errors import ClipError
 from chronolens.local import explain
 from chronolens.schemas import ExplanationResult
-from chronolens.studies.rows import Row, Rows
+from chronolens.studies.rows import Row, Rows, origin
 from chronolens.studies.statistics import summary
 
 Figures = dict[str, Any]
@@ -56,9 +56,7 @@ def explain_split(
     """
     source = open_clips(data, split, frames=1, height=1, width=1, seed=seed, count=limit)
     (out / "panels").mkdir(parents=True, exist_ok=True)
-    found = Rows(
-        out / "rows.jsonl", {"model": model, "weights": engine.load(model).record.sha256, "precision": engine.precision}, ("file",)
-    )
+    found = Rows(out / "rows.jsonl", origin(engine, model), ("file",))
     classes = engine.load(model).record.classes
     rows: list[Row] = []
     kept = {number * len(source.files) // panels for number in range(panels)}
