@@ -235,3 +235,12 @@ def test_the_summary_names_the_figures(engine, clip, tmp_path):
     text = "\n".join(line for line in explanation_lines(result.model_dump(mode="json")) if isinstance(line, str))
     assert f"OS {result.scores.original:.3f}" in text
     assert f"freeze mask: {result.masks['freeze'].length} of 8 frames" in text
+
+
+def test_a_result_of_before_masks_named_their_precision_can_still_be_read(engine, clip, tmp_path):
+    result = explained(engine, clip, tmp_path, mask=MASK, artefacts=[])
+    document = result.model_dump(mode="json")
+    for mask in document["masks"].values():
+        del mask["dtype"]
+    read = type(result).model_validate(document)
+    assert {mask.dtype for mask in read.masks.values()} == {"float32"}

@@ -19,7 +19,7 @@ from chronolens.errors import OptionsError
 from chronolens.options import GradCamOptions
 from chronolens.render.overlay import expand_steps, lay_on_clip
 from chronolens.studies.pointing import point
-from chronolens.studies.statistics import mean_interval
+from chronolens.studies.statistics import interval_text, mean_interval
 from chronolens.video.decode import decode_clip
 from chronolens.video.prepare import resize_frames
 
@@ -114,10 +114,6 @@ def markdown(rows: Sequence[Row]) -> str:
         hits = mean_interval([clip["hits"] / clip["frames"] for clip in found])
         centre = mean_interval([clip["centre_hits"] / clip["frames"] for clip in found])
         energy, area = (mean_interval([clip[key] for clip in found]) for key in ("energy", "area"))
-        cells = [_interval(hits), _interval(centre), _interval(energy), _interval(area)]
+        cells = [interval_text(hits), interval_text(centre), interval_text(energy), interval_text(area)]
         lines.append(f"| {kind} | {len(found)} | {sum(clip['frames'] for clip in found)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _interval(found: Any) -> str:
-    return "-" if found["mean"] is None else f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"

@@ -37,6 +37,13 @@ def mean_interval(values: Sequence[float] | Numbers, seed: int = 0) -> Interval:
     return {"mean": float(numbers.mean()), "low": float(low), "high": float(high), "n": len(numbers)}
 
 
+def interval_text(found: Interval, sign: str = "") -> str:
+    """Return ``mean [low, high]`` with two digits as a table shows it, a dash without values; ``sign`` may be "+"."""
+    if found["mean"] is None:
+        return "-"
+    return f"{found['mean']:{sign}.2f} [{found['low']:{sign}.2f}, {found['high']:{sign}.2f}]"
+
+
 def chance_p_value(observed: Sequence[float], alternatives: Sequence[Numbers], seed: int = 0) -> float | None:
     """Return how probable a mean as high as the observed one is when every clip's value is drawn from its alternatives.
 

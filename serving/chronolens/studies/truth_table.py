@@ -9,7 +9,7 @@ import numpy as np
 
 from chronolens.explain.segments import active
 from chronolens.studies.rows import Row
-from chronolens.studies.statistics import Interval, Numbers, chance_p_value, mean_interval
+from chronolens.studies.statistics import Interval, Numbers, chance_p_value, interval_text, mean_interval
 from chronolens.studies.temporal import best_constant, overlap, scattered_overlaps, swapped_overlaps, window_overlaps
 from chronolens.studies.truth import HEAT_MAPS, MASKS, mask_overlap, mask_truth
 
@@ -123,9 +123,9 @@ def markdown(figures: Figures) -> str:
     for method, found in figures["masks"].items():
         window, others = found["chance_window"], found["chance_other_clips"]
         lines.append(
-            f"| {method} | {found['overlap']['n']} | {_interval(found['overlap'])} | {window['mean']:.2f} ({p_text(window['p'])})"
+            f"| {method} | {found['overlap']['n']} | {interval_text(found['overlap'])} | {window['mean']:.2f} ({p_text(window['p'])})"
             f" | {others['mean']:.2f} ({p_text(others['p'])}) | {found['all_frames']:.2f}, {found['best_constant']['mean']:.2f}"
-            f" | {_interval(found['against_exhaustive'], '+')} | {found['length']:.1f} of {found['right_length']:.1f}"
+            f" | {interval_text(found['against_exhaustive'], '+')} | {found['length']:.1f} of {found['right_length']:.1f}"
             f" | {found['empty']} | {found['converged']:.2f} |"
         )
     lines += [
@@ -137,17 +137,11 @@ def markdown(figures: Figures) -> str:
         for what, found in kinds.items():
             if found["clips"]:
                 lines.append(
-                    f"| {method.removeprefix('gradcam/')} | {what} | {found['clips']} | {_interval(found['pointing'])}"
-                    f" | {found['centre']:.2f} | {_interval(found['energy'])} | {found['area']:.2f}"
-                    f" | {_interval(found['heat_while_moving'])} of {found['share_of_frames_moving']:.2f} |"
+                    f"| {method.removeprefix('gradcam/')} | {what} | {found['clips']} | {interval_text(found['pointing'])}"
+                    f" | {found['centre']:.2f} | {interval_text(found['energy'])} | {found['area']:.2f}"
+                    f" | {interval_text(found['heat_while_moving'])} of {found['share_of_frames_moving']:.2f} |"
                 )
     return "\n".join(lines)
-
-
-def _interval(found: Interval, sign: str = "") -> str:
-    if found["mean"] is None:
-        return "-"
-    return f"{found['mean']:{sign}.2f} [{found['low']:{sign}.2f}, {found['high']:{sign}.2f}]"
 
 
 def p_text(value: float | None) -> str:
