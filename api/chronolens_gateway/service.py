@@ -90,6 +90,13 @@ class Service:
             self.metrics.ready.labels(name).set(answers)
         return dict(sorted(found.items()))
 
+    async def count_passes(self) -> None:
+        """Ask the engine what it has spent; while it does not answer, the last count stands."""
+        try:
+            self.metrics.passes.latest = await self.call(self.backend.passes)
+        except ChronolensError:
+            return
+
     def _database_answers(self) -> bool:
         for status, count in self.jobs.waiting().items():
             self.metrics.jobs_waiting.labels(status).set(count)

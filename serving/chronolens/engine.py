@@ -6,6 +6,8 @@ import dataclasses
 import itertools
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from chronolens.errors import ClipError
 from chronolens.explain import grad_cam, temporal_mask
 from chronolens.explain.blobs import blob_statistics
 from chronolens.explain.capture import valid_layers
+from chronolens.explain.known import Known
 from chronolens.explain.objective import operator_matrix
 from chronolens.explain.protocol import Passes, VideoModel, class_indices, require_finite
 from chronolens.explain.scores import drop, explain_scores
@@ -62,6 +65,23 @@ class Engine:
         self.precision = chosen_precision(self.device)
         self._loaded: dict[str, Loaded] = {}
         self._loading = threading.Lock()
+        self._passes: Counter[tuple[str, str, str]] = Counter()
+        self._counting = threading.Lock()
+
+    def passes(self) -> list[Facts]:
+        """Return every pass since this engine was made: ``model``, ``purpose``, ``direction`` and how many ``passes``.
+
+        Purposes: ``load``, ``predict``, ``gradcam``, ``freeze``, ``reverse``, ``scores``, ``chance``. Directions: ``forward``,
+        ``input_gradient``, ``weight_gradient``. A batch of four clips counts four.
+        """
+        with self._counting:
+            counted = sorted(self._passes.items())
+        return [{"model": key[0], "purpose": key[1], "direction": key[2], "passes": count} for key, count in counted]
+
+    def _count(self, model: str, purpose: str, passes: Passes) -> None:
+        with self._counting:
+            for direction, count in dataclasses.asdict(passes).items():
+                self._passes[model, purpose, direction] += count
 
     def models(self) -> list[ModelInfo]:
         """Return the models of the store, each loaded and therefore proven to fit its record."""
@@ -105,6 +125,7 @@ class Engine:
                 network = load_model(record, self.store).to(self.device)
                 spec = record.clip
                 layers = valid_layers(network, (3, spec.frames, spec.height, spec.width))
+                self._count(name, "load", Passes(forward=1))
                 layers = layers[: layers.index(network.default_layer) + 1]  # beyond it there are no places any more
                 learner: VideoModel = InBfloat16(network) if self.precision == "bfloat16" else network
                 self._loaded[name] = Loaded(record, network, learner, layers)
@@ -123,12 +144,16 @@ class Engine:
             found = grad_cam.heat_maps(loaded.network, clip, target, layers=gradcam.layers, weights=gradcam.weights, of=gradcam.of)
             logits, passes = found.logits, found.passes
             maps = {layer: values[0].float().cpu().numpy() for layer, values in found.maps.items()}
+        self._count(model, "predict" if gradcam is None else "gradcam", passes)
         arrays: Arrays = {"scores": logits[0].double().softmax(0).cpu().numpy()}
         arrays |= {f"map/{layer}": values for layer, values in maps.items()}
         spec = loaded.record.clip
         grids = {layer: loaded.network.cell_grid(layer, spec.frames, spec.height, spec.width) for layer in maps}
+        index = int(class_indices(logits, target)[0])
+        original = Known([("freeze", (0.0,) * len(frames), float(arrays["scores"][index]))])
         return arrays, {
-            "target": int(class_indices(logits, target)[0]),
+            "target": index,
+            "known": original.to_json(),
             "blobs": {
                 layer: blob_statistics(lay_on_clip(values, grids[layer], spec.height, spec.width), spec.height, spec.width)
                 for layer, values in maps.items()
@@ -151,12 +176,19 @@ class Engine:
         *,
         max_steps: int,
         budget_s: float,
+        known: Sequence[Sequence[Any]] = (),
     ) -> Facts:
         """Advance one mask, see :meth:`chronolens.pipeline.Engine.learn`."""
         loaded = self.load(model)
         started = time.perf_counter()
         settings = mask_settings(options, operator)
-        before = temporal_mask.begin(settings, len(frames)) if state is None else temporal_mask.MaskState.from_json(state["mask"])
+        # the search over all windows proves its optimum, and a proof holds for the network that is reported on
+        exact = settings.forward_only or loaded.learner is loaded.network
+        learner = loaded.network if exact else loaded.learner
+        if state is None:
+            before = temporal_mask.begin(settings, len(frames), Known.from_json(known))
+        else:
+            before = temporal_mask.MaskState.from_json(state["mask"])
         clip = self._prepare(frames, loaded.record.clip)
 
         asked = itertools.count()
@@ -165,48 +197,54 @@ class Engine:
             """Asked before each step; the first one is always done, so that every slice moves on."""
             return next(asked) > 0 and time.perf_counter() - started >= budget_s
 
-        after = temporal_mask.advance(loaded.learner, clip, target, settings, before, max_steps=max_steps, should_stop=late)
+        after = temporal_mask.advance(
+            learner, clip, target, settings, before, max_steps=max_steps, should_stop=late, judge=None if exact else loaded.network
+        )
         mask = temporal_mask.finished(after, settings)
-        if after.done and loaded.learner is not loaded.network:
+        if after.done and not exact and not temporal_mask.judged(after, settings):
             mask = temporal_mask.rescored(loaded.network, clip, target, settings, mask)
+        self._count(model, operator, mask.passes - before.passes)
         seconds = (0.0 if state is None else state["seconds"]) + time.perf_counter() - started
-        step, total = temporal_mask.progress(after, settings)
+        done, total = temporal_mask.progress(after, settings)
         facts: Facts = {
             "state": {"mask": after.to_json(), "seconds": seconds},
             "done": after.done,
-            "step": step,
+            "progress": done,
             "total": total,
             "seconds": seconds,
             "values": after.values,
         }
         if after.done:
             counts = {"passes": mask.passes.total, "pass_counts": mask.passes.to_json()}
-            facts["learned"] = {**mask.to_json(), **counts, "seconds": seconds, "dtype": self.precision}
+            found = temporal_mask.found_out(after, settings) if exact else Known()
+            if mask.objective.score is not None:
+                found.add(operator, mask.values, mask.objective.score)
+            dtype = "float32" if exact else self.precision
+            facts["learned"] = {**mask.to_json(), **counts, "seconds": seconds, "dtype": dtype, "known": found.to_json()}
         return facts
 
     def score(
-        self, model: str, frames: Frames, target: int, true_class: int | None, masks: dict[Operator, list[float]], options: MaskOptions
+        self,
+        model: str,
+        frames: Frames,
+        target: int,
+        masks: dict[Operator, list[float]],
+        options: MaskOptions,
+        known: Sequence[Sequence[Any]] = (),
     ) -> Facts:
         """Score the perturbed clips, see :meth:`chronolens.pipeline.Engine.score`."""
         started = time.perf_counter()
         loaded = self.load(model)
         clip = self._prepare(frames, loaded.record.clip)
         rule = mask_settings(options, "reverse")
-        found = explain_scores(
-            loaded.network,
-            clip,
-            target,
-            true_class,
-            masks.get("freeze"),
-            masks.get("reverse"),
-            pair=rule.pair,
-            threshold=rule.threshold,
-        )
-        chance = {
-            operator: better_than_chance(loaded.network, clip, target, values, operator, pair=rule.pair, threshold=rule.threshold)
-            for operator, values in masks.items()
-        }
-        compared = sum(entry["windows"] + 1 for entry in chance.values() if entry["windows"])
+        rules: Facts = {"pair": rule.pair, "threshold": rule.threshold, "known": Known.from_json(known)}
+        found = explain_scores(loaded.network, clip, target, masks.get("freeze"), masks.get("reverse"), **rules)
+        chance, compared = {}, Passes()
+        for operator, values in masks.items():
+            chance[operator], passes = better_than_chance(loaded.network, clip, target, values, operator, **rules)
+            compared += passes
+        self._count(model, "scores", found["passes"])
+        self._count(model, "chance", compared)
         soft = found["soft"]
         return {
             "soft": soft,
@@ -217,7 +255,7 @@ class Engine:
                 operator: operator_matrix(operator, torch.tensor([values], dtype=torch.float64), rule.pair, rule.threshold)[0].tolist()
                 for operator, values in masks.items()
             },
-            "passes": (found["passes"] + Passes(forward=compared)).to_json(),
+            "passes": {"scores": found["passes"].to_json(), "chance": compared.to_json()},
             "seconds": time.perf_counter() - started,
         }
 

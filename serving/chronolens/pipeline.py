@@ -7,7 +7,7 @@ Each piece of work goes through ``step``, whose JSON result is the checkpoint fr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,8 @@ Facts = dict[str, Any]
 Step = Callable[[str, Callable[[], Facts]], Facts]
 HEAT_MAPS = "heat-maps.safetensors"
 SLICE_STEPS = 25
-SLICE_SECONDS = 1.0
+SLICE_SECONDS = 0.2
+"""Progress, cancelling and checkpoints come at least this often, or after every step where one takes longer."""
 
 
 class Engine(Protocol):
@@ -41,8 +42,8 @@ class Engine(Protocol):
         """Score the clip and, when asked, map it.
 
         Returns:
-            Arrays ``scores`` (K,) and ``map/LAYER`` (T', H', W') unscaled; facts
-            ``target``, ``passes``, ``seconds``, ``device``, ``dtype`` and, for each layer mapped, ``blobs`` and ``cells``.
+            Arrays ``scores`` (K,) and ``map/LAYER`` (T', H', W') unscaled; facts ``target``, ``known`` (the target's score, for
+            ``learn`` and ``score``), ``passes``, ``seconds``, ``device``, ``dtype`` and, for each layer mapped, ``blobs`` and ``cells``.
         """
 
     def learn(
@@ -56,19 +57,30 @@ class Engine(Protocol):
         *,
         max_steps: int,
         budget_s: float,
+        known: Sequence[Sequence[Any]] = (),
     ) -> Facts:
         """Advance one mask by at most ``max_steps`` steps or ``budget_s`` seconds, at least by one.
 
+        Args:
+            known: what is known from before, see :class:`chronolens.explain.known.Known`; read at the first call, whose state is None.
+
         Returns:
-            ``state`` to hand in again, ``done`` (bool), ``step``, ``total``, ``seconds`` so far, ``values`` (best mask so far) and, when
-            done, ``learned`` with the mask's ``values``, objective, steps, ``passes``, ``pass_counts`` and ``seconds``.
+            ``state`` to hand in again, ``done`` (bool), ``progress`` of ``total`` passes, ``seconds`` so far, ``values`` (best mask so
+            far) and, when done, ``learned`` with the mask's ``values``, objective, steps, ``passes``, ``pass_counts``, ``seconds``,
+            ``dtype``, ``optimum`` and what is ``known`` since.
         """
 
     def score(
-        self, model: str, frames: Frames, target: int, true_class: int | None, masks: dict[Operator, list[float]], options: MaskOptions
+        self,
+        model: str,
+        frames: Frames,
+        target: int,
+        masks: dict[Operator, list[float]],
+        options: MaskOptions,
+        known: Sequence[Sequence[Any]] = (),
     ) -> Facts:
-        """Return ``soft`` and ``thresholded`` scores, ``drop``, ``passes``, ``seconds``, and for each mask ``chance`` and its matrix
-        ``perturbation`` (T x T)."""
+        """Return ``soft`` and ``thresholded`` scores, ``drop``, ``passes`` of ``scores`` and ``chance``, ``seconds``, and for each mask
+        ``chance`` and its matrix ``perturbation`` (T x T)."""
 
 
 def direct(_name: str, work: Callable[[], Facts]) -> Facts:
@@ -129,10 +141,12 @@ def explain(
     report(Progress(phase="gradcam" if "gradcam" in options.methods else "predict", done=1, total=1))
     target = int(look["target"])
     learned: dict[Operator, Facts] = {}
+    known = list(look["known"])
     for operator in OPERATORS:
         if operator in options.methods:
-            learned[operator] = _learn(engine, frames, target, operator, options, info, step=step, report=report)
-    scored = step("score", lambda: _score(engine, frames, target, learned, options, info))
+            learned[operator] = _learn(engine, frames, target, operator, options, info, known=list(known), step=step, report=report)
+            known += learned[operator]["known"]
+    scored = step("score", lambda: _score(engine, frames, look, learned, options, info, known))
     report(Progress(phase="render", done=0, total=1))
     rendered = step("render", lambda: _render(clip, options, info, folder, look, learned, scored))
     report(Progress(phase="render", done=1, total=1, eta_s=0.0))
@@ -159,6 +173,7 @@ def _learn(
     options: ExplanationOptions,
     info: ModelInfo,
     *,
+    known: list[list[Any]],
     step: Step,
     report: Callable[[Progress], None],
 ) -> Facts:
@@ -168,22 +183,41 @@ def _learn(
         state = facts["state"]
 
         def work(state: Facts | None = state) -> Facts:
-            return engine.learn(info.name, frames, target, operator, options.mask, state, max_steps=SLICE_STEPS, budget_s=SLICE_SECONDS)
+            return engine.learn(
+                info.name,
+                frames,
+                target,
+                operator,
+                options.mask,
+                state,
+                max_steps=SLICE_STEPS,
+                budget_s=SLICE_SECONDS,
+                known=() if state else known,
+            )
 
         facts = step(f"{operator}-{slices}", work)
         slices += 1
-        eta = facts["seconds"] / max(facts["step"], 1) * (facts["total"] - facts["step"])
-        report(Progress(phase=operator, done=facts["step"], total=facts["total"], eta_s=eta, partial=facts["values"]))
+        eta = facts["seconds"] / max(facts["progress"], 1) * (facts["total"] - facts["progress"])
+        report(Progress(phase=operator, done=facts["progress"], total=facts["total"], eta_s=eta, partial=facts["values"]))
     learned: Facts = facts["learned"]
     return learned
 
 
 def _score(
-    engine: Engine, frames: Frames, target: int, learned: dict[Operator, Facts], options: ExplanationOptions, info: ModelInfo
+    engine: Engine,
+    frames: Frames,
+    look: Facts,
+    learned: dict[Operator, Facts],
+    options: ExplanationOptions,
+    info: ModelInfo,
+    known: list[list[Any]],
 ) -> Facts:
     true_class = class_index(info.classes, options.true_class, "/true_class")
     masks = {operator: facts["values"] for operator, facts in learned.items()}
-    return engine.score(info.name, frames, target, true_class, masks, options.mask)
+    facts = engine.score(info.name, frames, int(look["target"]), masks, options.mask, known)
+    true_score = None if true_class is None else look["scores"][true_class]
+    tables = {name: {**facts[name], "true_class": true_score} for name in ("soft", "thresholded")}
+    return {**facts, **tables}
 
 
 def _render(

@@ -27,6 +27,7 @@ from chronolens.schemas import (
     HeatMap,
     Mask,
     ModelInfo,
+    PassCounts,
     Provenance,
     SampledFrame,
     Scores,
@@ -108,6 +109,7 @@ def mask_report(learned: Facts, chance: Facts, clip: DecodedClip, end_s: float |
         converged=learned["converged"],
         passes=learned["passes"],
         dtype=learned.get("dtype", "float32"),
+        optimum=learned.get("optimum"),
         better_than_chance=Chance(**chance),
     )
 
@@ -131,8 +133,9 @@ def build_result(
     seconds |= {"scores": scored["seconds"], "render": rendered["seconds"]}
     fields = prediction_fields(clip, info, np.asarray(look["scores"]), options.top_k, seconds)
     target = int(look["target"])
-    parts: dict[str, Facts] = {"look": look["passes"], "scores": scored["passes"], **{o: f["pass_counts"] for o, f in learned.items()}}
-    kinds = ("forward", "input_gradient", "weight_gradient")
+    looked = "gradcam" if look["gradcam"] else "predict"
+    parts: dict[str, Facts] = {looked: look["passes"], **{o: f["pass_counts"] for o, f in learned.items()}, **scored["passes"]}
+    kinds = ("forward", "input_gradient", "weight_gradient", "total")
     passes = {kind: sum(int(part[kind]) for part in parts.values()) for kind in kinds}
     return ExplanationResult(
         **fields,
@@ -141,7 +144,7 @@ def build_result(
         masks={operator: mask_report(facts, scored["chance"][operator], clip, options.end_s) for operator, facts in learned.items()},
         scores=Scores(**scored["soft"], thresholded=ScoreSet(**scored["thresholded"])),
         drop=Drop(**scored["drop"]),
-        passes={**passes, "total": sum(passes.values())},
+        passes=PassCounts(**passes, by_purpose={purpose: int(part["total"]) for purpose, part in parts.items()}),
         artefacts=[Artefact(**facts, href=href(facts["name"])) for facts in rendered["artefacts"]],
         provenance=Provenance(
             package=f"chronolens {package}",

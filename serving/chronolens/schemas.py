@@ -157,10 +157,21 @@ class Chance(_Answer):
     windows: int
 
 
+class Optimum(_Answer):
+    """Proof that no mask of a family has a lower objective: how many there are, how many got a score, the best and the second best."""
+
+    family: str
+    size: int
+    scored: int
+    best: float | None
+    second: float | None
+
+
 class Mask(_Answer):
     """One learned temporal mask: ``values`` in [0, 1] a frame, ``active`` where above 0.5, ``length`` how many.
 
     ``dtype`` is the precision of the network while it was learned; its objective is always computed in ``provenance.dtype``.
+    ``optimum`` is there after the exhaustive search only.
     """
 
     values: list[float]
@@ -172,6 +183,7 @@ class Mask(_Answer):
     converged: bool
     passes: int
     dtype: str = "float32"  # results of before this field existed
+    optimum: Optimum | None = None
     better_than_chance: Chance
 
 
@@ -225,6 +237,17 @@ class Provenance(_Answer):
     options: dict[str, Any]
 
 
+class PassCounts(_Answer):
+    """Passes of one clip through the network, all together by direction and by what they were for: ``predict`` or ``gradcam``,
+    ``freeze``, ``reverse``, ``scores``, ``chance``. Serving never needs a weight gradient."""
+
+    forward: int
+    input_gradient: int
+    weight_gradient: int
+    total: int
+    by_purpose: dict[str, int] = Field(default_factory=dict)
+
+
 class ExplanationResult(PredictionResult):
     """Answer of a finished explanation job."""
 
@@ -233,7 +256,7 @@ class ExplanationResult(PredictionResult):
     masks: dict[Literal["freeze", "reverse"], Mask]
     scores: Scores
     drop: Drop
-    passes: dict[str, int]
+    passes: PassCounts
     artefacts: list[Artefact]
     provenance: Provenance
 

@@ -34,9 +34,9 @@ def call(engine: Engine, operation: str, arrays: Arrays, facts: dict[str, Any]) 
         return engine.look(model, frames, target=facts["target"], gradcam=gradcam)
     mask = MaskOptions.model_validate(facts["mask"])
     if operation == "learn":
-        limits = {"max_steps": facts["max_steps"], "budget_s": facts["budget_s"]}
+        limits = {"max_steps": facts["max_steps"], "budget_s": facts["budget_s"], "known": facts["known"]}
         return {}, engine.learn(model, frames, facts["target"], facts["operator"], mask, facts["state"], **limits)
-    return {}, engine.score(model, frames, facts["target"], facts["true_class"], facts["masks"], mask)
+    return {}, engine.score(model, frames, facts["target"], facts["masks"], mask, facts["known"])
 
 
 def create_app(engine: Engine) -> Starlette:
@@ -57,6 +57,9 @@ def create_app(engine: Engine) -> Starlette:
         found = await run_in_threadpool(engine.models)
         return JSONResponse({"models": [info.model_dump(mode="json") for info in found]})
 
+    async def passes(_request: Request) -> Response:
+        return JSONResponse({"passes": engine.passes()})
+
     async def healthz(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
@@ -69,6 +72,7 @@ def create_app(engine: Engine) -> Starlette:
     routes = [
         Route("/healthz", healthz),
         Route("/models", models),
+        Route("/passes", passes),
         Route("/{operation:str}", operate, methods=["POST"]),
     ]
     return Starlette(routes=routes, exception_handlers={ChronolensError: refuse})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ class WorkerClient:
         """Return the models that the worker serves."""
         return [ModelInfo(**entry) for entry in self._send("GET", "/models").json()["models"]]
 
+    def passes(self) -> list[dict[str, Any]]:
+        """Return what the worker has spent since it started, see :meth:`chronolens.engine.Engine.passes`."""
+        counted: list[dict[str, Any]] = self._send("GET", "/passes").json()["passes"]
+        return counted
+
     def look(self, model: str, frames: Frames, *, target: int | None, gradcam: GradCamOptions | None) -> tuple[Arrays, dict[str, Any]]:
         """See :meth:`chronolens.pipeline.Engine.look`."""
         wanted = None if gradcam is None else gradcam.model_dump(mode="json")
@@ -61,9 +67,11 @@ class WorkerClient:
         *,
         max_steps: int,
         budget_s: float,
+        known: Sequence[Sequence[Any]] = (),
     ) -> dict[str, Any]:
         """See :meth:`chronolens.pipeline.Engine.learn`."""
-        facts: dict[str, Any] = {"operator": operator, "state": state, "max_steps": max_steps, "budget_s": budget_s}
+        limits = {"max_steps": max_steps, "budget_s": budget_s}
+        facts: dict[str, Any] = {"operator": operator, "state": state, "known": list(known), **limits}
         return self._call("learn", frames, model=model, target=target, mask=options.model_dump(mode="json"), **facts)[1]
 
     def score(
@@ -71,12 +79,12 @@ class WorkerClient:
         model: str,
         frames: Frames,
         target: int,
-        true_class: int | None,
         masks: dict[Operator, list[float]],
         options: MaskOptions,
+        known: Sequence[Sequence[Any]] = (),
     ) -> dict[str, Any]:
         """See :meth:`chronolens.pipeline.Engine.score`."""
-        facts: dict[str, Any] = {"true_class": true_class, "masks": masks, "mask": options.model_dump(mode="json")}
+        facts: dict[str, Any] = {"masks": masks, "mask": options.model_dump(mode="json"), "known": list(known)}
         return self._call("score", frames, model=model, target=target, **facts)[1]
 
     def _call(self, operation: str, frames: Frames, **facts: Any) -> tuple[Arrays, dict[str, Any]]:

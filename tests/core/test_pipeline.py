@@ -8,12 +8,16 @@ import pytest
 import torch
 
 from chronolens import pipeline
-from chronolens.engine import Engine
+from chronolens.clips import ClipSpec
+from chronolens.engine import Engine, Loaded
 from chronolens.errors import ClipError, NonFiniteResultError, UnknownModelError
 from chronolens.explain.blobs import blob_statistics
 from chronolens.explain.perturbation import apply, freeze_matrix, reverse_matrix
 from chronolens.explain.scores import explain_scores
 from chronolens.explain.trust import better_than_chance
+from chronolens.models.base import VideoNetwork
+from chronolens.models.clstm import CLSTM
+from chronolens.models.weights import WeightsRecord
 from chronolens.options import ExplanationOptions, GradCamOptions, MaskOptions, PredictionOptions, mask_settings
 from chronolens.render.overlay import lay_on_clip
 from chronolens.report import heat_masses, mask_report
@@ -95,11 +99,11 @@ def test_pair_rule_and_threshold_of_the_request_reach_scores_and_chance(engine, 
     found = {}
     for pair, threshold in (("earlier", 0.02), ("mean", 0.4)):
         options = MaskOptions(pair=pair, threshold=threshold, init="central")
-        facts = engine.score("tiny-clstm", frames, 1, None, {"freeze": mask, "reverse": mask}, options)
-        direct = explain_scores(loaded.network, prepared, 1, None, mask, mask, pair=pair, threshold=threshold)
+        facts = engine.score("tiny-clstm", frames, 1, {"freeze": mask, "reverse": mask}, options)
+        direct = explain_scores(loaded.network, prepared, 1, mask, mask, pair=pair, threshold=threshold)
         assert facts["soft"] == direct["soft"]
         assert facts["thresholded"] == direct["thresholded"]
-        expected = better_than_chance(loaded.network, prepared, 1, mask, "reverse", pair=pair, threshold=threshold)
+        expected, _ = better_than_chance(loaded.network, prepared, 1, mask, "reverse", pair=pair, threshold=threshold)
         assert facts["chance"]["reverse"] == expected
         found[pair] = facts["soft"]["reverse"]
     assert found["earlier"] != found["mean"]
@@ -115,12 +119,98 @@ def test_blobs_are_measured_where_the_map_is_drawn(engine, clip, tmp_path):
     assert entry.blobs.model_dump() == blob_statistics(lay_on_clip(maps, grid, 32, 32), 32, 32)
 
 
-def test_passes_are_the_sum_of_the_parts_and_no_weight_gradient_is_taken(engine, clip, tmp_path):
-    result = explained(engine, clip, tmp_path)
-    assert result.passes["weight_gradient"] == 0
-    assert result.passes["total"] == result.passes["forward"] + result.passes["input_gradient"]
-    assert result.passes["input_gradient"] == 1 + 6 + 6  # one for the heat map of a C-LSTM, one for each step of each mask
-    assert explained(engine, clip, tmp_path, methods=["gradcam"], model="tiny-i3d").passes["input_gradient"] == 0  # closed form
+class Counted:
+    """Clips that really went through a network, forward and backward, seen from outside."""
+
+    def __init__(self, network):
+        self.forward = self.backward = 0
+        network.register_forward_hook(self._seen)
+
+    def _seen(self, _module, inputs, output):
+        self.forward += len(output)
+        if output.requires_grad:
+            output.register_hook(self._back)
+
+    def _back(self, slope):
+        self.backward += int((slope != 0).any(dim=1).sum())
+
+
+@pytest.mark.parametrize("preset", ["default", "paper", "exhaustive"])
+@pytest.mark.parametrize("model", ["tiny-clstm", "tiny-i3d"])
+def test_every_pass_is_counted_once_and_no_weight_gradient_is_taken(engine, clip, tmp_path, model, preset, monkeypatch):
+    monkeypatch.setattr(CLSTM, "reads_in_order", False)  # the quick way does not go through the network's front door
+    loaded = engine.load(model)
+    spent = sum(entry["passes"] for entry in engine.passes())
+    counted = [Counted(network) for network in {id(net): net for net in (loaded.network, loaded.learner)}.values()]
+    mask = {"preset": preset, "steps": 6} if preset != "exhaustive" else {"preset": preset}
+    passes = explained(engine, clip, tmp_path, model=model, mask=mask).passes
+    assert passes.forward == sum(count.forward for count in counted)
+    assert passes.input_gradient == sum(count.backward for count in counted)
+    assert passes.weight_gradient == 0
+    assert passes.total == passes.forward + passes.input_gradient == sum(passes.by_purpose.values())
+    assert list(passes.by_purpose) == ["gradcam", "freeze", "reverse", "scores", "chance"]
+    assert sum(entry["passes"] for entry in engine.passes()) - spent == passes.total
+    assert all(parameter.grad is None for parameter in loaded.network.parameters())
+    assert passes.by_purpose["gradcam"] == (1 if model == "tiny-i3d" else 2)  # closed form
+
+
+class Step(VideoNetwork):
+    """Class 1 is a rise of the mean brightness from frame 7 to frame 8."""
+
+    default_layer = "none"
+
+    def forward(self, x):
+        brightness = x.mean(dim=(1, 3, 4))
+        logit = 4 * (brightness[:, 8] - brightness[:, 7])
+        return torch.stack([torch.zeros_like(logit), logit], dim=1)
+
+    def cell_grid(self, layer, frames, height, width):
+        raise AssertionError("no maps here")
+
+
+@pytest.fixture
+def step_engine(tiny_store):
+    """An engine of one more model, ``step``, of 16 frames."""
+    made = Engine(tiny_store, device="cpu")
+    spec = ClipSpec(16, 8, 8, scale=1 / 255)
+    record = WeightsRecord("step", "step", {}, spec, ("calm", "rise"), "none", "Apache-2.0", "a formula")
+    network = Step().eval()
+    made._loaded["step"] = Loaded(record, network, network, ["none"])
+    return made
+
+
+@pytest.fixture
+def step_clip(clip):
+    frames = np.zeros((16, 8, 8, 3), np.uint8)
+    frames[8:] = 255
+    return replace(clip, frames=frames, indices=np.arange(16), timestamps_s=np.arange(16) / 10)
+
+
+@pytest.mark.parametrize("preset", ["paper", "authors"])
+def test_the_published_presets_cost_at_most_1221_passes(step_engine, step_clip, preset, tmp_path):
+    # the effect of the central masks lasts to the end of their series, so that all of them are asked for: no clip is dearer
+    result = explained(step_engine, step_clip, tmp_path, model="step", mask={"preset": preset}, methods=["freeze", "reverse"])
+    passes = result.passes
+    assert result.scores.original > 0.95
+    assert passes.input_gradient == 600
+    assert passes.total - passes.by_purpose["chance"] <= 1221
+    assert passes.by_purpose["freeze"] == 601 + (8 if preset == "paper" else 7)
+
+
+def test_the_exhaustive_preset_costs_241_passes_and_proves_its_optimum(step_engine, step_clip, tmp_path):
+    result = explained(step_engine, step_clip, tmp_path, model="step", mask={"preset": "exhaustive"}, methods=["freeze", "reverse"])
+    spent = result.passes.by_purpose
+    assert (spent["predict"], spent["freeze"], spent["reverse"]) == (1, 120, 120)  # the clip as it is was scored by the look
+    assert spent["scores"] <= 1  # the reversal of the freeze mask, when that is one frame, which is in no family
+    assert spent["chance"] == 0
+    for operator in ("freeze", "reverse"):
+        optimum = result.masks[operator].optimum
+        assert (optimum.size, optimum.scored) == (121, 121)
+        assert optimum.best == pytest.approx(result.masks[operator].objective.total, abs=1e-9)
+        assert optimum.second >= optimum.best
+        assert result.masks[operator].better_than_chance.p_value is not None
+        assert result.masks[operator].dtype == "float32"
+    assert result.masks["freeze"].segments[0].first_frame == 8
 
 
 def test_target_by_label_is_explained_and_named(engine, clip, tmp_path):

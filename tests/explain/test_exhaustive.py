@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from chronolens.errors import OptionsError
-from chronolens.explain.mask_state import MaskState
+from chronolens.explain.known import Known
+from chronolens.explain.mask_state import MaskState, Optimum
 from chronolens.explain.presets import MaskSettings, settings
 from chronolens.explain.protocol import Passes
 from chronolens.explain.temporal_mask import advance, begin, finished, progress
@@ -106,8 +107,8 @@ def test_the_best_of_all_windows_is_found(score_model: Any, clip_of: Any, operat
     assert sum(model.calls) == count
     assert max(model.calls) <= 4
     assert (mask.converged, mask.steps, state.history) == (True, 0, [])
-    done, total = progress(state, options)
-    assert done == total == math.ceil(count / 4)
+    assert progress(state, options) == (count, count)
+    assert mask.optimum == Optimum("contiguous windows", count, count, *(pytest.approx(value) for value in sorted(expected.values())[:2]))
 
 
 def test_the_winners_differ(score_model: Any, clip_of: Any) -> None:
@@ -142,12 +143,15 @@ def test_a_window_without_a_number_leaves_the_best_of_the_rest(score_model: Any,
     assert window_of(found.values) == second
     assert found.objective.total == pytest.approx(objectives[second], abs=1e-6)
     assert found.passes == Passes(forward=16)
+    assert found.optimum is not None
+    assert (found.optimum.size, found.optimum.scored, found.optimum.best) == (16, 15, pytest.approx(objectives[second], abs=1e-6))
 
 
 def test_a_network_without_any_number_has_no_objective(score_model: Any, clip_of: Any) -> None:
     options = settings("exhaustive", "freeze")
     mask = finished(learn(score_model(lambda b: b[:, 0] * math.nan), clip_of([0.0, 1.0, 0.0, 1.0]), options), options)
     assert (mask.converged, mask.objective.total) == (False, None)
+    assert mask.optimum == Optimum("contiguous windows", 7, 0, None, None)
     json.dumps(mask.to_json(), allow_nan=False)
 
 
@@ -192,26 +196,47 @@ def test_no_steps_are_for_the_exhaustive_search_alone() -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_adam_starts_from_the_best_window_of_all(score_model: Any, clip_of: Any, seed: int) -> None:
+def test_the_optimiser_starts_from_the_best_window_of_all(score_model: Any, clip_of: Any, seed: int) -> None:
     formula, values = some_formula(seed, 8)
     model, options = score_model(formula), settings("default", "freeze", init="exhaustive")
-    on = 1 / (1 + math.exp(-2.5))
-    objectives = brute(formula, values, "freeze", on, 1 - on)
+    objectives = brute(formula, values, "freeze")
     empty = objectives.pop((0, 0))  # competes for the result, but is no start
     best = min(objectives, key=objectives.__getitem__)
     state = begin(options, 8)
     while state.phase == "start":
         state = advance(model, clip_of(values), 0, options, state, max_steps=1)
-    assert state.logits == [2.5 if best[0] <= t < best[1] else -2.5 for t in range(8)]
+    assert state.point == [0.95 if best[0] <= t < best[1] else 0.0 for t in range(8)]
     assert (state.step, state.passes) == (0, Passes(forward=29))
     assert state.best is not None
     assert state.best.total == pytest.approx(min(empty, objectives[best]), abs=1e-6)
     while not state.done:
         state = advance(model, clip_of(values), 0, options, state)
     mask = finished(state, options)
-    assert 0 < mask.steps <= 30
-    assert mask.passes == Passes(29 + mask.steps + 1, mask.steps, 0)
+    starts = 2 if len(state.history) - mask.steps == 2 else 1  # a second window may have had its turn
+    assert 0 < mask.steps <= 40
+    assert mask.passes == Passes(29 + mask.steps + starts, mask.steps + starts, 0)
     assert mask.objective.total <= min(empty, objectives[best]) + 1e-6
+
+
+@pytest.mark.parametrize("operator", ["freeze", "reverse"])
+def test_what_is_known_costs_nothing(score_model: Any, clip_of: Any, operator: Any) -> None:
+    formula, values = some_formula(3, 6)
+    options = settings("exhaustive", operator)
+    whole = finished(learn(model := score_model(formula), clip_of(values), options), options)
+    original = 1 / (1 + math.exp(-float(formula(torch.tensor([values])))))
+    # the clip as it is, by the other operator's name, and a few windows
+    known = Known([("reverse", (0.0,) * 6, original)])
+    for window in ((1, 3), (2, 6), (3, 5)):
+        mask = [float(window[0] <= t < window[1]) for t in range(6)]
+        shown = frozen_by(values, mask) if operator == "freeze" else reversed_by(values, mask)
+        known.add(operator, mask, 1 / (1 + math.exp(-float(formula(torch.tensor([shown]))))))
+    state = begin(options, 6, known)
+    while not state.done:
+        state = advance(model := score_model(formula), clip_of(values), 0, options, state, max_steps=100)
+    found = finished(state, options)
+    assert (found.values, found.passes) == (whole.values, Passes(forward=16 - 4))
+    assert sum(model.calls) == 12
+    assert found.objective.total == pytest.approx(whole.objective.total, abs=1e-6)
 
 
 @pytest.mark.parametrize("operator", ["freeze", "reverse"])
@@ -230,16 +255,19 @@ def test_one_and_two_frames(score_model: Any, clip_of: Any, operator: Any) -> No
 
 
 @pytest.mark.parametrize("frames", [1, 2])
-def test_adam_follows_in_short_clips_too(score_model: Any, clip_of: Any, frames: int) -> None:
+def test_the_optimiser_follows_in_short_clips_too(score_model: Any, clip_of: Any, frames: int) -> None:
     for operator in ("freeze", "reverse"):
         options = settings("default", operator, init="exhaustive", steps=2)
         mask = finished(learn(score_model(lambda b: b[:, -1] - b[:, 0]), clip_of([0.0, 1.0][:frames]), options), options)
-        assert (len(mask.values), mask.steps) == (frames, 2)
+        assert len(mask.values) == frames
+        assert mask.steps <= 2
         assert math.isfinite(mask.objective.total or math.nan)
 
 
-@pytest.mark.parametrize(("preset", "threshold"), [("exhaustive", 0.0), ("exhaustive", 1.0), ("default", 0.05), ("default", 0.95)])
-def test_a_threshold_that_does_not_tell_on_from_off_is_refused(preset: str, threshold: float) -> None:
+@pytest.mark.parametrize(("preset", "init"), [("exhaustive", None), ("default", None), ("authors", "window")])
+def test_a_threshold_that_no_window_passes_is_refused(preset: str, init: str | None) -> None:
+    assert settings(preset, "reverse", init=init, threshold=0.99).threshold == 0.99
+    assert settings(preset, "freeze", init=init, threshold=1.0).threshold == 1.0  # freezing has no runs
     with pytest.raises(OptionsError) as caught:
-        settings(preset, "reverse", init="exhaustive", threshold=threshold)
+        settings(preset, "reverse", init=init, threshold=1.0)
     assert caught.value.pointer == "/mask/threshold"

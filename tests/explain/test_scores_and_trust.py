@@ -1,5 +1,6 @@
 """Scores, drops, chance, segments and blobs."""
 
+import json
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from chronolens.errors import NonFiniteResultError, UnknownClassError
 from chronolens.explain.blobs import blob_statistics, find_blobs
 from chronolens.explain.drops import drop
+from chronolens.explain.known import Known
 from chronolens.explain.protocol import Passes
 from chronolens.explain.scores import explain_scores
 from chronolens.explain.segments import active, length, segments
@@ -22,44 +24,63 @@ def probability(logit):
 def test_scores_by_pencil(score_model, clip_of):
     # Brightness 0 1 2 4; logit of class 0 = b3 - b1, that is 3.
     model, clip = score_model(lambda b: b[:, 3] - b[:, 1]), clip_of([0.0, 1.0, 2.0, 4.0])
-    found = explain_scores(model, clip, 0, 1, [0.0, 0.0, 0.6, 0.8], [0.0, 0.2, 0.4, 0.7])
+    found = explain_scores(model, clip, 0, [0.0, 0.0, 0.6, 0.8], [0.0, 0.2, 0.4, 0.7])
     soft, hard = found["soft"], found["thresholded"]
     for table in (soft, hard):
         assert table["original"] == probability(3)
         assert table["fully_frozen"] == probability(0)
         assert table["fully_reversed"] == probability(0 - 2)  # 4 2 1 0
-        assert table["true_class"] == probability(-3)
     # Freeze mask 0 0 .6 .8: p2 = .4*2 + .6*1 = 1.4, p3 = .2*4 + .8*1.4 = 1.92. Thresholded: p3 = p2 = p1 = 1.
     assert (soft["freeze"], hard["freeze"]) == (probability(0.92), probability(0))
     # The reverse operator on the freeze mask: run 2..3, v = .6: p3 = .4*4 + .6*2 = 2.8. Thresholded: p3 = 2.
     assert (soft["reverse"], hard["reverse"]) == (probability(1.8), probability(1))
     # Learned reverse mask: run 1..3, v = .2: p3 = .8*4 + .2*1 = 3.4, p1 = .8*1 + .2*4 = 1.6. Thresholded: only frame 3 is on, a run of one.
     assert (soft["reverse_learned"], hard["reverse_learned"]) == (probability(1.8), probability(3))
+    # Freeze 0 0 1 1 and its reversal, the learned mask 0 0 0 1: nine perturbations in all, none scored twice.
     assert found["passes"] == Passes(9)
     assert sum(model.calls) == 9
     # The symmetric rule: v = (.6 + .8) / 2 = .7, p3 = .3*4 + .7*2 = 2.6.
-    assert explain_scores(model, clip, 0, None, [0.0, 0.0, 0.6, 0.8], None, pair="mean")["soft"]["reverse"] == probability(1.6)
+    assert explain_scores(model, clip, 0, [0.0, 0.0, 0.6, 0.8], None, pair="mean")["soft"]["reverse"] == probability(1.6)
 
 
 def test_scores_that_were_not_asked_for(score_model, clip_of):
     model, clip = score_model(lambda b: b[:, 3] - b[:, 1]), clip_of([0.0, 1.0, 2.0, 4.0])
-    bare = explain_scores(model, clip, 1, None, None, None)
+    bare = explain_scores(model, clip, 1, None, None)
     assert bare["passes"] == Passes(3)
     assert bare["soft"] == bare["thresholded"]
-    assert [name for name, score in bare["soft"].items() if score is None] == ["freeze", "reverse", "reverse_learned", "true_class"]
+    assert [name for name, score in bare["soft"].items() if score is None] == ["freeze", "reverse", "reverse_learned"]
+
+
+def test_scores_that_are_known_cost_nothing(score_model, clip_of):
+    model, clip = score_model(lambda b: b[:, 3] - b[:, 1]), clip_of([0.0, 1.0, 2.0, 4.0])
+    known = Known([("freeze", (0.0, 0.0, 0.0, 0.0), 0.25), ("freeze", (0.0, 1.0, 1.0, 1.0), 0.5), ("reverse", (1.0,) * 4, 0.75)])
+    found = explain_scores(model, clip, 0, [0.0, 1.0, 1.0, 1.0], None, known=known)
+    # what was known is believed: the clip itself, every frame frozen (frame 0 makes no difference), the clip backwards
+    assert (found["soft"]["original"], found["soft"]["fully_frozen"], found["soft"]["fully_reversed"]) == (0.25, 0.5, 0.75)
+    assert found["soft"]["freeze"] == found["thresholded"]["freeze"] == 0.5
+    assert found["passes"] == Passes(1)  # the reverse operator on 0 1 1 1, once for soft and thresholded
+    assert known.get("reverse", (0.0, 1.0, 1.0, 1.0)) == found["soft"]["reverse"] == probability(1 - 4)
+    chance, passes = better_than_chance(model, clip, 0, [0.0, 1.0, 1.0, 1.0], "reverse", known=known)
+    assert (chance["windows"], passes) == (1, Passes(1))  # 1 1 1 0; the mask's own score is known by now
+    again, none = better_than_chance(model, clip, 0, [0.0, 1.0, 1.0, 1.0], "reverse", known=known)
+    assert (again, none) == (chance, Passes(0))
+    assert Known.from_json(json.loads(json.dumps(known.to_json()))) == known
+    assert len(known) == 5
 
 
 def test_scores_of_wrong_classes_and_broken_networks(score_model, clip_of):
     clip = clip_of([0.0, 1.0])
     model = score_model(lambda b: b[:, 1])
-    for target, true_class, pointer in [(2, None, "/target"), (-1, None, "/target"), (0, 2, "/true_class")]:
+    for target in (2, -1):
         with pytest.raises(UnknownClassError) as caught:
-            explain_scores(model, clip, target, true_class, None, None)
-        assert caught.value.pointer == pointer
+            explain_scores(model, clip, target, None, None)
+        assert caught.value.pointer == "/target"
     with pytest.raises(ValueError, match="does not fit"):
-        explain_scores(model, clip, 0, None, [0.0] * 3, None)
+        explain_scores(model, clip, 0, [0.0] * 3, None)
+    known = Known()
     with pytest.raises(NonFiniteResultError):
-        explain_scores(score_model(lambda b: b[:, 1] / 0), clip, 0, None, None, None)
+        explain_scores(score_model(lambda b: b[:, 1] / 0), clip, 0, None, None, known=known)
+    assert len(known) == 0
 
 
 def test_drops_by_pencil():
@@ -80,14 +101,14 @@ def test_better_than_chance_by_pencil(score_model, clip_of):
     # Only the change from frame 3 to 4 counts. Of the 6 windows of length 3 in 8 frames, freezing 2..4, 3..5 or 4..6 removes it.
     model, clip = score_model(lambda b: 5 * (b[:, 4] - b[:, 3])), clip_of([0.0] * 4 + [1.0] * 4)
     good, bad = [0, 0, 0, 0.9, 0.8, 0.6, 0, 0.5], [1, 1, 1, 0, 0, 0, 0, 0]
-    assert better_than_chance(model, clip, 0, good, "freeze") == {"p_value": 3 / 6, "windows": 5}
-    assert better_than_chance(model, clip, 0, bad, "freeze") == {"p_value": 1.0, "windows": 5}
+    assert better_than_chance(model, clip, 0, good, "freeze") == ({"p_value": 3 / 6, "windows": 5}, Passes(6))
+    assert better_than_chance(model, clip, 0, bad, "freeze") == ({"p_value": 1.0, "windows": 5}, Passes(6))
     # A mask that is no window is compared with all six.
-    assert better_than_chance(model, clip, 0, [1, 0, 0, 0, 1, 0, 0, 1], "freeze") == {"p_value": 4 / 7, "windows": 6}
+    assert better_than_chance(model, clip, 0, [1, 0, 0, 0, 1, 0, 0, 1], "freeze")[0] == {"p_value": 4 / 7, "windows": 6}
     for mask in ([0.0] * 8, [1.0] * 8):
-        assert better_than_chance(model, clip, 0, mask, "reverse") == {"p_value": None, "windows": 0}
+        assert better_than_chance(model, clip, 0, mask, "reverse") == ({"p_value": None, "windows": 0}, Passes(0))
     # Reversing 2..5 swaps frames 3 and 4: the logit -5. No other window of four does: 1..4 gives b_3 = 0, b_4 = 0, 3..6 gives 1 and 1.
-    assert better_than_chance(model, clip, 0, [0, 0, 1, 1, 1, 1, 0, 0], "reverse") == {"p_value": 1 / 5, "windows": 4}
+    assert better_than_chance(model, clip, 0, [0, 0, 1, 1, 1, 1, 0, 0], "reverse")[0] == {"p_value": 1 / 5, "windows": 4}
 
 
 def test_segments_by_pencil():
@@ -154,7 +175,7 @@ def test_light_modules_leave_torch_alone():
 def test_scores_do_not_touch_the_network(score_model, clip_of):
     model = score_model(lambda b: b[:, 1])
     model.weight = torch.nn.Parameter(torch.ones(1))
-    explain_scores(model, clip_of([0.0, 1.0]), 0, None, [0.0, 1.0], None)
+    explain_scores(model, clip_of([0.0, 1.0]), 0, [0.0, 1.0], None)
     assert model.training
     assert model.weight.requires_grad
     assert model.weight.grad is None

@@ -60,6 +60,25 @@ def test_metrics_have_one_prefix_and_bounded_labels(server: Any) -> None:
     assert 'chronolens_ready{part="engine"} 1.0' in text
 
 
+def test_passes_are_counted_by_model_purpose_and_direction(own_server: Any, clip: Path) -> None:
+    def counts() -> dict[tuple[str, ...], float]:
+        lines = [line for line in own_server.http.get("/metrics").text.splitlines() if line.startswith("chronolens_passes_total{")]
+        labels = [tuple(re.findall(r'="([^"]*)"', line)) for line in lines]  # direction, model, purpose
+        return {key: float(line.rsplit(" ", 1)[1]) for key, line in zip(labels, lines, strict=True)}
+
+    own_server.http.get("/v1/models")  # by now the model is loaded
+    before = counts()
+    assert before["forward", "clstm-tiny", "load"] == 1
+    result = own_server.wait(own_server.submit(clip, mask={"steps": 5}))["result"]
+    spent = {key: value - before.get(key, 0.0) for key, value in counts().items()}
+    for purpose, passes in result["passes"]["by_purpose"].items():
+        assert sum(value for key, value in spent.items() if key[2] == purpose) == passes
+        assert passes > 0 or purpose in ("scores", "chance")
+    for direction in ("forward", "input_gradient", "weight_gradient"):
+        assert sum(value for key, value in spent.items() if key[0] == direction) == result["passes"][direction]
+    assert result["passes"]["weight_gradient"] == 0
+
+
 def test_openapi_documents_problems_and_the_form(server: Any) -> None:
     document = server.http.get("/openapi.json").json()
     post = document["paths"]["/v1/explanations"]["post"]

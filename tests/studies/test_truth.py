@@ -241,9 +241,9 @@ def test_a_row_says_what_the_engine_says(engine: Engine) -> None:
         assert heat["pointing"]["frames"] == int(moving.sum())
         assert 0 < heat["pointing"]["energy"] < 1
         assert len(mask["values"]) == 16
-        soft = engine.score("small", frames, clip.target, None, {"freeze": mask["values"]}, MaskOptions())["soft"]["freeze"]
+        soft = engine.score("small", frames, clip.target, {"freeze": mask["values"]}, MaskOptions())["soft"]["freeze"]
         assert mask["objective"]["score"] == pytest.approx(soft, abs=1e-3)  # values are rounded to four digits
-        assert mask["objective"]["total"] < scores[clip.target] + 0.0125  # the empty mask competes: its length is 0.01 * 16 / (1 + e^2.5)
+        assert mask["objective"]["total"] < scores[clip.target] + 1e-3  # the empty mask competes
         assert mask["passes"] > 20
 
 

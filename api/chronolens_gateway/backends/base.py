@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from chronolens.pipeline import Engine
 from chronolens.schemas import ModelInfo
@@ -19,6 +19,13 @@ class Backend(Protocol):
 
         Raises:
             EngineUnavailableError: nothing answers and nothing is known from before.
+        """
+
+    def passes(self) -> list[dict[str, Any]]:
+        """Return what the engine has counted since it started, see :meth:`chronolens.engine.Engine.passes`.
+
+        Raises:
+            EngineUnavailableError: nothing answers.
         """
 
     def healthy(self) -> bool:

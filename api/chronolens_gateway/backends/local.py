@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from chronolens.errors import EngineUnavailableError
 from chronolens.pipeline import Engine
@@ -50,15 +51,23 @@ class LocalBackend:
             self._lock.release()
         return self._models
 
+    def passes(self) -> list[dict[str, Any]]:
+        """Return what the worker has counted since it started."""
+        self._must_have_started()
+        return self._probe.passes()
+
     def healthy(self) -> bool:
         """Return whether the worker answers now."""
         return self._socket.exists() and self._probe.healthy()
 
     def _ask(self) -> list[ModelInfo]:
-        if not self._socket.exists():
-            raise EngineUnavailableError("the process that runs the models has not started yet")
+        self._must_have_started()
         # At first the models are loaded, which takes a while; later the list is only read.
         return (self._client if self._models is None else self._probe).models()
+
+    def _must_have_started(self) -> None:
+        if not self._socket.exists():
+            raise EngineUnavailableError("the process that runs the models has not started yet")
 
     def close(self) -> None:
         """Close the connections."""

@@ -3,122 +3,145 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 
-from chronolens.explain.mask_state import MaskState, penalties, record
-from chronolens.explain.objective import ROWS, operator_matrix, perturbed_scores, window_masks
-from chronolens.explain.perturbation import freeze_matrix
+from chronolens.explain.adam import Adam
+from chronolens.explain.evaluation import Row
+from chronolens.explain.known import Known
+from chronolens.explain.mask_state import MaskState, Optimum, penalties, record, sigmoid
+from chronolens.explain.objective import window_masks
 from chronolens.explain.presets import MaskSettings
-from chronolens.explain.protocol import Passes, VideoModel
+from chronolens.explain.protocol import Passes
+from chronolens.explain.trust_region import Region
+from chronolens.explain.window_search import Window, all_windows, first_windows, next_windows
 
+ROWS = 4
+"""Candidates in one forward pass: bounds the memory, and fixes the batch shape so that results can be repeated."""
 KEPT_EFFECT = 0.9
-GRID = 5
-"""Positions of a window's ends in the first round of the search: ten windows, whatever the number of frames."""
-ONE_END = ((-1, 0), (1, 0), (0, -1), (0, 1))
-BOTH_ENDS = ((-1, -1), (1, 1), (-1, 1), (1, -1))
+START_LOGIT = 5.0
+"""Size of the logits that Adam starts from: on = +, off = -. The published value."""
+START = 0.95
 RANDOM_SHARE, RANDOM_LOGIT = 0.3, 2.5
+RIVAL = 0.4
+"""A second window is a start too when its objective is at most this much worse than the best one's and it holds mostly other frames."""
+SHARED = 0.5
 NONE = (0, 0)
 
 
 def plan(settings: MaskSettings, state: MaskState) -> None:
     """Write the first candidates into a fresh state, or its start at once when there is nothing to score."""
-    frames = len(state.logits)
-    first = 1 if settings.operator == "freeze" else 0  # freezing frame 0 changes nothing
+    frames = len(state.point)
     if settings.init == "random":
-        _random(settings, state)
+        generator = torch.Generator().manual_seed(settings.seed)
+        draws = torch.rand(frames, generator=generator, dtype=torch.float64).tolist()
+        _begin_steps(settings, state, [[RANDOM_LOGIT if draw < RANDOM_SHARE else -RANDOM_LOGIT for draw in draws]])
     elif settings.init == "exhaustive":
-        shortest = _shortest(settings)
-        state.windows = [NONE, *((a, b) for a in range(first, frames) for b in range(a + shortest, frames + 1))]
+        state.windows = [NONE, *_family(settings, frames)]
     elif settings.init == "window":
-        ends = sorted({round(first + k * (frames - first) / (GRID - 1)) for k in range(GRID)})
-        state.windows = [NONE, *((a, b) for a in ends for b in ends if b - a >= _shortest(settings))]
-        state.radius = max(1, round((frames - first) / (GRID - 1) / 2))
+        state.windows = [NONE, *first_windows(_family(settings, frames), frames)]
+    elif frames < 4:  # no series
+        _begin_steps(settings, state, [_logits(frames, (0, frames))])
     else:
         state.windows = [NONE, (0, frames), *((i, frames - i) for i in range(1, frames // 2))]
-    central = _is_central(settings)
-    if state.phase == "start" and settings.init != "exhaustive" and len(state.windows) < 2 + central:
-        state.windows = []
-        _begin_steps(settings, state, (0, frames) if central else NONE)
+    if state.phase == "start":
+        _take(settings, state, Known())
 
 
-def score_next(model: VideoModel, clip: torch.Tensor, target: int, settings: MaskSettings, state: MaskState) -> None:
-    """Score the next few candidates in one forward pass and, when enough is known, set the start."""
-    frames = len(state.logits)
-    scored = len(state.scores)
-    windows = state.windows[scored : scored + ROWS]
-    on, off = _levels(settings)
-    matrices = operator_matrix(settings.operator, window_masks(windows, frames, on, off), settings.pair, settings.threshold)
-    if _is_central(settings) and scored <= 1 < scored + len(windows):
-        # the published yardstick is the clip with every frame equal to the first, whichever operator is learned
-        matrices[1 - scored] = freeze_matrix(torch.ones(1, frames, dtype=matrices.dtype))[0]
-    scores = perturbed_scores(model, clip, matrices, target)
-    state.scores.extend(score if math.isfinite(score) else None for score in scores)
-    state.passes += Passes(forward=len(windows))
-    if _is_central(settings):
-        _central(settings, state)
-    elif len(state.scores) == len(state.windows):
-        _search(settings, state)
+def candidates(settings: MaskSettings, state: MaskState, rows: int = ROWS) -> list[Row]:
+    """Return the perturbations to score next, in the order in which :func:`tell` wants their scores; never none in the phase ``start``."""
+    frames, first = len(state.point), len(state.scores)
+    if _is_central(settings):  # the series stops at the first mask that loses the effect: one at a time, none too many
+        rows = max(1, 3 - first)
+    asked = [_row(settings, frames, index, state.windows[index]) for index in range(first, min(first + rows, len(state.windows)))]
+    known = [state.known.get(row.operator, row.values) for row in asked]
+    return [row for row, score in zip(asked, known, strict=True) if score is None]
 
 
-def expected_passes(settings: MaskSettings, state: MaskState) -> int:
-    """Return about how many candidates will have been scored in the end."""
-    rounds = state.radius.bit_length() if settings.init == "window" else 0
-    return len(state.windows) + len(_moves(settings)) * rounds
+def tell(settings: MaskSettings, state: MaskState, rows: Sequence[Row], scores: Sequence[float]) -> None:
+    """Take the scores of candidates and, when enough is known, set the start."""
+    state.passes += Passes(forward=len(rows))
+    _take(settings, state, Known((row.operator, row.values, score) for row, score in zip(rows, scores, strict=True)))
+
+
+def scored(settings: MaskSettings, state: MaskState) -> Known:
+    """Return what was found out about the candidates, for whoever asks for the same perturbations again."""
+    rows = [_row(settings, len(state.point), index, window) for index, window in enumerate(state.windows[: len(state.scores)])]
+    return Known((row.operator, row.values, score) for row, score in zip(rows, state.scores, strict=True) if score is not None)
+
+
+def optimum(settings: MaskSettings, state: MaskState) -> Optimum | None:
+    """Return the proof of an exhaustive search that has ended."""
+    if settings.init != "exhaustive" or len(state.scores) < len(state.windows):
+        return None
+    totals = sorted(total for total in _totals(settings, state) if math.isfinite(total))
+    best, second = [*totals[:2], None, None][:2]
+    return Optimum("contiguous windows", len(state.windows), len(totals), best, second)
+
+
+def _take(settings: MaskSettings, state: MaskState, fresh: Known) -> None:
+    """Give the waiting candidates the scores that are known, and decide what follows when none waits any more."""
+    while state.phase == "start":
+        if len(state.scores) == len(state.windows):
+            _search(settings, state)
+            continue
+        index = len(state.scores)
+        row = _row(settings, len(state.point), index, state.windows[index])
+        score = fresh.get(row.operator, row.values)
+        score = state.known.get(row.operator, row.values) if score is None else score
+        if score is None:
+            return
+        state.scores.append(score if math.isfinite(score) else None)
+        if _is_central(settings):
+            _central(settings, state)
 
 
 def _search(settings: MaskSettings, state: MaskState) -> None:
-    """Refine around the best window until the radius is used up, then start from the best.
+    """Ask for more windows or, when there is nothing more to ask, start from the best.
 
-    The empty mask competes too, as the best mask for a clip whose score does not depend on time; but Adam starts from a window. The
-    exhaustive search has nothing to refine; without steps to follow its best window is the result, the best of all.
+    The empty mask competes too, as the best mask for a clip whose score does not depend on time; but the optimiser starts from a window.
     """
-    totals = _totals(settings, state)
-    a, b = state.windows[min(range(min(1, len(totals) - 1), len(totals)), key=totals.__getitem__)]
-    while state.radius:
-        r, low = state.radius, 1 if settings.operator == "freeze" else 0
-        around = [(a + left * r, b + right * r) for left, right in _moves(settings)]
-        state.radius //= 2
-        fresh = [w for w in around if w[0] >= low and w[1] <= len(state.logits) and w[1] - w[0] >= _shortest(settings)]
-        fresh = [w for w in fresh if w not in state.windows]
+    frames, totals = len(state.point), _totals(settings, state)
+    if settings.init == "window":
+        family = _family(settings, frames)
+        costs = np.array([_cost(settings, frames, window) for window in family])
+        seen = {window: 1.0 if score is None else score for window, score in zip(state.windows, state.scores, strict=True)}
+        seen.pop(NONE)
+        fresh = next_windows(family, costs, seen, frames, ROWS)
         if fresh:
             state.windows.extend(fresh)
             return
-    for index in (0, state.windows.index((a, b))):
+    order = sorted(range(1, len(totals)), key=totals.__getitem__) or [0]
+    for index in (0, order[0]):
         score = state.scores[index]
         if score is not None:
-            record(state, settings, _logits(settings, len(state.logits), state.windows[index]), score)
-    _begin_steps(settings, state, (a, b))
-    if settings.init == "exhaustive" and settings.steps == 0:
+            record(state, settings, _mask(frames, state.windows[index]), score)
+    if settings.steps == 0:
         state.phase, state.converged = "done", None not in state.scores
-
-
-def _moves(settings: MaskSettings) -> tuple[tuple[int, int], ...]:
-    """Return how the ends of a window move in a refinement; a reversal depends on its centre, which one end alone would shift."""
-    return ONE_END if settings.operator == "freeze" else ONE_END + BOTH_ENDS
-
-
-def _totals(settings: MaskSettings, state: MaskState) -> list[float]:
-    masks = window_masks(state.windows, len(state.logits), *_levels(settings))
-    l1, tv = penalties(masks, settings)
-    fixed = (l1 + tv).tolist()
-    return [math.inf if score is None else cost + score for cost, score in zip(fixed, state.scores, strict=True)]
+        return
+    best = state.windows[order[0]]
+    limit = totals[order[0]] + RIVAL
+    rivals = [index for index in order if totals[index] <= limit and _shared(state.windows[index], best) < SHARED][:1]
+    _begin_steps(settings, state, [_logits(frames, state.windows[index]) for index in (order[0], *rivals)])
 
 
 def _central(settings: MaskSettings, state: MaskState) -> None:
     """Set the start at the first central mask with less than 90 % of the full effect: to it (authors) or to the one before (paper).
 
     References: the series switches i = 1 ... T/2 - 1 frames off at both ends; the paper wants the smallest mask that still keeps the
-    effect, the code keeps the first that does not.
+    effect, the code keeps the first that does not, and the last one in any case: then its score is not asked for.
     """
-    if len(state.scores) < 2:
-        return
-    for index in range(2, len(state.scores)):
-        if _effect(state.scores[0], state.scores[1], state.scores[index]) < KEPT_EFFECT:
-            _begin_steps(settings, state, state.windows[index if settings.init == "authors-central" else index - 1])
-            return
-    if len(state.scores) == len(state.windows):
-        _begin_steps(settings, state, state.windows[-1])
+    seen, last = len(state.scores), len(state.windows) - 1
+    authors = settings.init == "authors-central"
+    chosen = None
+    if seen > 2 and _effect(state.scores[0], state.scores[1], state.scores[-1]) < KEPT_EFFECT:
+        chosen = seen - 1 if authors else seen - 2
+    elif seen > last or (authors and seen == last >= 2):
+        chosen = last
+    if chosen is not None:
+        _begin_steps(settings, state, [_logits(len(state.point), state.windows[chosen])])
 
 
 def _effect(original: float | None, full: float | None, score: float | None) -> float:
@@ -128,34 +151,53 @@ def _effect(original: float | None, full: float | None, score: float | None) -> 
     return (original - score) / (original - full)
 
 
-def _random(settings: MaskSettings, state: MaskState) -> None:
-    generator = torch.Generator().manual_seed(settings.seed)
-    draws = torch.rand(len(state.logits), generator=generator, dtype=torch.float64).tolist()
-    state.logits = [RANDOM_LOGIT if draw < RANDOM_SHARE else -RANDOM_LOGIT for draw in draws]
+def _begin_steps(settings: MaskSettings, state: MaskState, starts: list[list[float]]) -> None:
+    """Set up the optimiser at the first of some starts, given as logits. Adam knows one start only."""
     state.phase = "steps"
+    if settings.optimiser == "adam":
+        state.adam = Adam.at(starts[0])
+        state.point = sigmoid(starts[0])
+        return
+    masks = [sigmoid(logits) if settings.init == "random" else [START * (logit > 0) for logit in logits] for logits in starts]
+    state.region = Region(masks[0], min(settings.learning_rate, 1.0))
+    state.point, state.rivals = masks[0], masks[1:]
 
 
-def _begin_steps(settings: MaskSettings, state: MaskState, window: tuple[int, int]) -> None:
-    state.logits = _logits(settings, len(state.logits), window)
-    state.phase = "steps"
+def _family(settings: MaskSettings, frames: int) -> list[Window]:
+    """Return every window that can change the clip: freezing frame 0 changes nothing, nor does reversing one frame."""
+    return all_windows(frames, 1, 1) if settings.operator == "freeze" else all_windows(frames, 0, 2)
 
 
-def _logits(settings: MaskSettings, frames: int, window: tuple[int, int]) -> list[float]:
-    size = settings.start_logit
-    return [size if window[0] <= frame < window[1] else -size for frame in range(frames)]
+def _row(settings: MaskSettings, frames: int, index: int, window: Window) -> Row:
+    # the published yardstick is the clip with every frame equal to the first, whichever operator is learned
+    operator = "freeze" if _is_central(settings) and index == 1 else settings.operator
+    return Row(operator, tuple(_mask(frames, window)), settings.pair, settings.threshold)
 
 
-def _levels(settings: MaskSettings) -> tuple[float, float]:
-    """Return the mask values of on and off: those of the start itself for windows, 1 and 0 for the published series."""
-    if _is_central(settings):
-        return 1.0, 0.0
-    on, off = torch.sigmoid(torch.tensor([settings.start_logit, -settings.start_logit], dtype=torch.float64)).tolist()
-    return on, off
+def _mask(frames: int, window: Window) -> list[float]:
+    return [1.0 if window[0] <= frame < window[1] else 0.0 for frame in range(frames)]
+
+
+def _logits(frames: int, window: Window) -> list[float]:
+    return [START_LOGIT if window[0] <= frame < window[1] else -START_LOGIT for frame in range(frames)]
+
+
+def _totals(settings: MaskSettings, state: MaskState) -> list[float]:
+    frames = len(state.point)
+    costs = [_cost(settings, frames, window) for window in state.windows]
+    return [math.inf if score is None else cost + score for cost, score in zip(costs, state.scores, strict=True)]
+
+
+def _cost(settings: MaskSettings, frames: int, window: Window) -> float:
+    l1, tv = penalties(window_masks([window], frames), settings)
+    return float((l1 + tv)[0])
+
+
+def _shared(one: Window, other: Window) -> float:
+    """Return the frames of both as a share of the frames of either."""
+    both = max(0, min(one[1], other[1]) - max(one[0], other[0]))
+    return both / max(1, (one[1] - one[0]) + (other[1] - other[0]) - both)
 
 
 def _is_central(settings: MaskSettings) -> bool:
     return settings.init in ("central", "authors-central")
-
-
-def _shortest(settings: MaskSettings) -> int:
-    return 1 if settings.operator == "freeze" else 2  # reversing one frame changes nothing

@@ -7,17 +7,14 @@ gradient: it scores every contiguous window of frames, fully on inside and off o
                paper                     authors                  default
 ============== ========================= ======================== ==================================
 source         the paper's table         the PyTorch code         this package
-start          last central mask that    first central mask that  best of some 20 windows
-               keeps 90 % of the effect  does not
-logits         +-5                       +-5                      +-2.5
-Adam           300 steps of 0.001        300 steps of 0.2         at most 30 steps of 0.3
-early stop     none                      never fires              gain < 1e-4 over ten steps
+start          last central mask that    first central mask that  best of some 16 windows that a
+               keeps 90 % of the effect  does not                 Bayesian search asks for
+optimiser      Adam on logits            Adam on logits           trust region on mask values
+steps          300 of rate 0.001         300 of rate 0.2          at most 40, the first within 0.2
+early stop     none                      never fires              no step promises 0.001
 kept           last iterate              last iterate             best iterate
 pair rule      earlier                   earlier                  mean
 ============== ========================= ======================== ==================================
-
-Why +-2.5: a logit must travel to 0 before its frame changes sides. At rate 0.3 that takes about eight steps from +-2.5, but seventeen
-from +-5, of the few that there are; and the sigmoid is ten times steeper. "Of", 0.076, is still below the 0.1 of the reverse operator.
 """
 
 from __future__ import annotations
@@ -33,8 +30,6 @@ from chronolens.explain.words import OPERATORS, PAIR_RULES, RUN_THRESHOLD, Opera
 Init = Literal["central", "authors-central", "window", "random", "exhaustive"]
 Dataset = Literal["ssv2", "kth"]
 INITS: tuple[Init, ...] = ("central", "authors-central", "window", "random", "exhaustive")
-HARD = 50.0
-"""Logit of a mask value that is 1 in double precision."""
 MAX_STEPS = 1000
 MAX_NUMBER = sys.float_info.max
 
@@ -49,16 +44,15 @@ class MaskSettings:
         l1: weight of the mask's length, >= 0.
         tv: weight of the total variation, >= 0.
         beta: exponent of the total variation, >= 1.
-        steps: most Adam steps, 1 to 1000; 0 only after ``exhaustive``, whose best window then is the result.
-        learning_rate: Adam's rate, > 0.
+        steps: most steps of the optimiser, 1 to 1000; 0 only after ``exhaustive``, whose best window then is the result.
+        learning_rate: Adam's rate; of the trust region the largest change of a mask value in the first step (more than 1 is 1). > 0.
         init: ``central`` (the last mask of the series that keeps 90 % of the effect), ``authors-central`` (the first that does not),
-            ``window`` (the best contiguous window that a coarse search finds), ``random`` (each frame on with probability 0.3) or
+            ``window`` (the best contiguous window that a Bayesian search finds), ``random`` (each frame on with probability 0.3) or
             ``exhaustive`` (the best of all contiguous windows).
         pair: blend rule of the reverse operator, see ``reverse_matrix``.
         threshold: a reverse run holds the frames above it, in [0, 1].
         seed: of the random start, 0 to 2^63 - 1.
-        start_logit: size of the logits of the start, on = +, off = -; the start ``random`` always uses 2.5.
-        early_stop: stop once the best objective gained less than 1e-4 over ten steps.
+        optimiser: ``adam`` on the logits of the mask, or ``trust-region`` on its values.
         keep: return the ``best`` or the ``last`` iterate.
     """
 
@@ -73,13 +67,17 @@ class MaskSettings:
     pair: PairRule
     threshold: float = RUN_THRESHOLD
     seed: int = 0
-    start_logit: float = 5.0
-    early_stop: bool = False
+    optimiser: Literal["adam", "trust-region"] = "adam"
     keep: Literal["best", "last"] = "last"
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields under their own names."""
         return asdict(self)
+
+    @property
+    def forward_only(self) -> bool:
+        """No gradient is ever asked for."""
+        return self.init == "exhaustive" and self.steps == 0
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> MaskSettings:
@@ -113,16 +111,15 @@ PRESETS: dict[str, MaskSettings] = {
     "default": replace(
         _PUBLISHED,
         preset="default",
-        steps=30,
-        learning_rate=0.3,
+        steps=40,
+        learning_rate=0.2,
         init="window",
         pair="mean",
-        start_logit=2.5,
-        early_stop=True,
+        optimiser="trust-region",
         keep="best",
     ),
 }
-PRESETS["exhaustive"] = replace(PRESETS["default"], preset="exhaustive", init="exhaustive", steps=0, start_logit=HARD)
+PRESETS["exhaustive"] = replace(PRESETS["default"], preset="exhaustive", init="exhaustive", steps=0)
 """The presets for the freeze operator, with the weights of Something-Something."""
 WEIGHTS: dict[str, tuple[float, float]] = {"ssv2": (0.01, 0.02), "kth": (0.02, 0.04)}
 """(l1, tv) that were published for each data set."""
@@ -152,8 +149,6 @@ def settings(preset: str = "default", operator: Operator = "freeze", *, dataset:
     l1, tv = WEIGHTS[dataset]
     given = {name: value for name, value in overrides.items() if value is not None}
     made = replace(PRESETS[preset], operator=operator, **{"l1": l1, "tv": tv, **given})
-    if made.steps and made.start_logit == HARD:  # from there a logit would never come back
-        made = replace(made, start_logit=PRESETS["default"].start_logit)
     _check(made)
     return made
 
@@ -162,6 +157,7 @@ def _check(made: MaskSettings) -> None:
     _choice("operator", made.operator, OPERATORS, "/methods")
     _choice("init", made.init, INITS)
     _choice("pair", made.pair, PAIR_RULES)
+    _choice("optimiser", made.optimiser, ("adam", "trust-region"))
     _choice("keep", made.keep, ("best", "last"))
     _whole("steps", made.steps, 0 if made.init == "exhaustive" else 1, MAX_STEPS)
     _whole("seed", made.seed, 0, 2**63 - 1)
@@ -170,20 +166,11 @@ def _check(made: MaskSettings) -> None:
     _number("beta", made.beta, 1.0)
     _number("threshold", made.threshold, 0.0, 1.0)
     _number("learning_rate", made.learning_rate, 0.0)
-    _number("start_logit", made.start_logit, 0.0)
-    if made.operator == "reverse" and made.init in ("window", "exhaustive"):
-        _between_levels(made)
+    if made.operator == "reverse" and made.init in ("window", "exhaustive") and made.threshold == 1:
+        detail = f"with the start {made.init!r} threshold must be below 1, or no window would reverse anything."
+        raise OptionsError(detail, pointer="/mask/threshold", limit=1, observed=made.threshold)
     if made.learning_rate == 0:
         raise OptionsError("learning_rate must be above 0.", pointer="/mask/learning_rate", limit=0, observed=0)
-
-
-def _between_levels(made: MaskSettings) -> None:
-    """A window is tried with its frames on and all others off; both must lie on their side of the threshold of a run."""
-    on = 1 / (1 + math.exp(-made.start_logit))
-    if not 1 - on < made.threshold < on:
-        limit = round(on if made.threshold >= on else 1 - on, 4)
-        detail = f"with the start {made.init!r} threshold must lie between {1 - on:.3f} and {on:.3f}."
-        raise OptionsError(detail, pointer="/mask/threshold", limit=limit, observed=made.threshold)
 
 
 def _choice(name: str, value: object, allowed: tuple[str, ...], pointer: str | None = None) -> None:

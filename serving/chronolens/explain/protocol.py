@@ -66,6 +66,10 @@ class Passes:
             self.weight_gradient + other.weight_gradient,
         )
 
+    def __sub__(self, other: Passes) -> Passes:
+        """Return the counts since ``other``."""
+        return self + Passes(-other.forward, -other.input_gradient, -other.weight_gradient)
+
     def to_json(self) -> dict[str, int]:
         """Return the three counts and their sum under their own names."""
         return {**asdict(self), "total": self.total}

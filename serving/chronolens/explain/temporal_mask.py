@@ -1,7 +1,9 @@
 """Learning a temporal mask: which frames, frozen or reversed, take the score away from a class?
 
-Minimises ``l1 * sum(m) + l2 * TV(m) + F_c(p)`` over ``m = sigmoid(z)`` with Adam. The network is only asked for the gradient by its
-input, one clip per row; its parameters never get one. Learning is cut into slices: :func:`advance` takes a state and returns a state.
+Minimises ``l1 * sum(m) + l2 * TV(m) + F_c(p)`` over masks m in [0, 1]. The network is only asked for scores of perturbed clips and for
+their slopes by the mask, one clip per row; its parameters never get a gradient. Learning is cut into slices: :func:`advance` takes a state
+and returns a state. Underneath, a state asks (:func:`ask`) and is told (:func:`tell`, :func:`tell_slope`), so that many masks can share
+a pass (:mod:`chronolens.explain.many`).
 
     options = settings("default", "freeze")
     state = begin(options, frames=16)
@@ -16,27 +18,39 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from chronolens.errors import OptionsError
-from chronolens.explain import mask_start
+from chronolens.explain import mask_start, trust_region
+from chronolens.explain.evaluation import Evaluation, Row, Work
+from chronolens.explain.known import Known
 from chronolens.explain.mask_state import Iterate, LearnedMask, MaskState, Objective, penalties, record, settled, sigmoid
-from chronolens.explain.objective import ROWS, class_scores, operator_matrix, perturbed_scores
-from chronolens.explain.perturbation import apply
+from chronolens.explain.objective import operator_matrix, perturbed_scores
 from chronolens.explain.presets import PRESETS, MaskSettings, settings
 from chronolens.explain.protocol import Passes, VideoModel, frozen, gradients, ordinary
+from chronolens.explain.trust_region import Region
 from chronolens.explain.words import OPERATORS
 
 __all__ = ["PRESETS", "LearnedMask", "MaskSettings", "MaskState", "advance", "begin", "finished", "progress", "settings"]
 
 SLICE = 25
-BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
-LOGIT_LIMIT = 50.0
-"""Beyond it the sigmoid is 0 or 1 in double precision; the limit keeps a wild learning rate finite."""
+ORDER_ROWS = 24
+"""Windows scored at once by a network that shares what their beginnings have in common; see ``objective.reordered_scores``."""
+USUAL_STEPS = 14
+"""Steps after which the trust region has mostly ended, for the progress bar only."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Rows to score next, and whether slopes may be asked for afterwards. ``last`` marks the mask that only needs its objective."""
+
+    rows: list[Row]
+    differentiable: bool = False
+    last: bool = False
 
 
 def never() -> bool:
@@ -44,12 +58,13 @@ def never() -> bool:
     return False
 
 
-def begin(options: MaskSettings, frames: int) -> MaskState:
+def begin(options: MaskSettings, frames: int, known: Known | None = None) -> MaskState:
     """Return the state before the first step. Costs no pass.
 
     Args:
         options: from ``settings``.
         frames: T >= 1 of the clip.
+        known: scores of the same clip and class that need no pass.
 
     Raises:
         OptionsError: frames is below 1, or the operator is unknown.
@@ -58,7 +73,7 @@ def begin(options: MaskSettings, frames: int) -> MaskState:
         raise OptionsError("A mask needs at least one frame.", limit=1, observed=frames)
     if options.operator not in OPERATORS:
         raise OptionsError("Unknown operator.", pointer="/methods", allowed=OPERATORS)
-    state = MaskState([-options.start_logit] * frames, [0.0] * frames, [0.0] * frames)
+    state = MaskState([0.0] * frames, known=known or Known())
     mask_start.plan(options, state)
     return state
 
@@ -73,10 +88,11 @@ def advance(
     max_steps: int = SLICE,
     should_stop: Callable[[], bool] = never,
     on_step: Callable[[MaskState], None] | None = None,
+    judge: VideoModel | None = None,
 ) -> MaskState:
     """Do some steps more and return the new state; the given one is left as it was.
 
-    A step scores up to four candidates for the start or is one step of Adam. A network that returns NaN or infinity ends the mask with
+    A step scores some candidates for the start or is one step of the optimiser. A network that returns NaN or infinity ends the mask with
     ``converged`` false and the best finite mask so far.
 
     Args:
@@ -88,26 +104,84 @@ def advance(
         max_steps: most steps of this slice.
         should_stop: asked before each step; True ends the slice.
         on_step: called with the new state after each step.
+        judge: network of higher precision that scores the mask after Adam's last step in place of ``model``.
 
     Raises:
         UnknownClassError: the model has no such class.
         ValueError: the clip is not one clip of T frames.
     """
-    if clip.ndim != 5 or clip.shape[0] != 1 or clip.shape[2] != len(state.logits):
-        raise ValueError(f"a mask of {len(state.logits)} frames does not fit a clip of shape {tuple(clip.shape)}")
+    check_clip(clip, state)
     state = copy.deepcopy(state)
-    with gradients(), frozen(model):
+    with gradients(), frozen(model), frozen(judge or model):
         clip = ordinary(clip)
         for _ in range(max_steps):
             if state.done or should_stop():
                 break
-            if state.phase == "start":
-                mask_start.score_next(model, clip, target, options, state)
-            else:
-                _adam_step(model, clip, target, options, state)
+            question = ask(options, state, rows_at_once(model))
+            work = [Work(clip, target, row) for row in question.rows]
+            network = judge if judge is not None and question.last else model
+            found = Evaluation(network, work, differentiable=question.differentiable)
+            if tell(options, state, question, found.scores):
+                tell_slope(options, state, found.slopes([0])[0])
             if on_step is not None:
                 on_step(state)
     return state
+
+
+def rows_at_once(model: VideoModel) -> int:
+    """Return how many windows the exhaustive search scores at once."""
+    return ORDER_ROWS if getattr(model, "reads_in_order", False) else mask_start.ROWS
+
+
+def check_clip(clip: Tensor, state: MaskState) -> None:
+    """Raise ValueError unless the clip is one clip (1, C, T, H, W) of the state's T frames."""
+    if clip.ndim != 5 or clip.shape[0] != 1 or clip.shape[2] != len(state.point):
+        raise ValueError(f"a mask of {len(state.point)} frames does not fit a clip of shape {tuple(clip.shape)}")
+
+
+def ask(options: MaskSettings, state: MaskState, rows: int = mask_start.ROWS) -> Question:
+    """Return what a state that is not done wants to know next; only the exhaustive search takes more than four rows."""
+    if state.phase == "start":
+        return Question(mask_start.candidates(options, state, rows if options.init == "exhaustive" else min(rows, mask_start.ROWS)))
+    last = options.optimiser == "adam" and state.step >= options.steps
+    return Question([Row(options.operator, tuple(state.point), options.pair, options.threshold)], not last, last)
+
+
+def tell(options: MaskSettings, state: MaskState, question: Question, scores: Sequence[float]) -> bool:
+    """Give the state the scores of its question; return whether it wants the slope of the (one) row by :func:`tell_slope`."""
+    if state.phase == "start":
+        mask_start.tell(options, state, question.rows, scores)
+        return False
+    (score,) = scores
+    state.passes += Passes(forward=1)
+    if not record(state, options, state.point, score) or state.last is None:
+        state.phase, state.converged = "done", False
+        return False
+    state.history.append(state.last.total)
+    if state.region is None:
+        state.converged = settled(state.history)
+        state.phase = "done" if question.last else state.phase
+        return not question.last
+    state.step += state.region.point is not None
+    return True
+
+
+def tell_slope(options: MaskSettings, state: MaskState, slope: Sequence[float]) -> None:
+    """Give the state the derivative of the last score by the T mask values."""
+    state.passes += Passes(input_gradient=1)
+    if state.last is None:
+        return
+    if state.region is not None:
+        if trust_region.learn(state.region, state.last.score, state.last.total, slope, options):
+            _go_on(options, state, state.region)
+        else:
+            state.phase, state.converged = "done", False
+    elif state.adam is not None:
+        if state.adam.move(_by_logits(options, state.adam.logits, slope), options.learning_rate, state.step + 1):
+            state.step += 1
+            state.point = sigmoid(state.adam.logits)
+        else:
+            state.phase, state.converged = "done", False
 
 
 def finished(state: MaskState, options: MaskSettings) -> LearnedMask:
@@ -115,12 +189,23 @@ def finished(state: MaskState, options: MaskSettings) -> LearnedMask:
     kept = state.best if options.keep == "best" or not state.done else state.last
     return LearnedMask(
         operator=options.operator,
-        values=tuple(sigmoid(kept.logits if kept else state.logits)),
+        values=tuple(kept.values if kept else state.point),
         objective=_objective(kept),
         steps=state.step,
         converged=state.converged,
         passes=state.passes,
+        optimum=mask_start.optimum(options, state),
     )
+
+
+def judged(state: MaskState, options: MaskSettings) -> bool:
+    """Tell whether the mask of a state that is done was scored by the ``judge`` of :func:`advance`."""
+    return options.keep == "last" and options.optimiser == "adam" and state.step >= options.steps and state.last is not None
+
+
+def found_out(state: MaskState, options: MaskSettings) -> Known:
+    """Return the scores of the candidates for the start, for whoever asks for the same perturbations again."""
+    return mask_start.scored(options, state)
 
 
 def rescored(model: VideoModel, clip: Tensor, target: int, options: MaskSettings, mask: LearnedMask) -> LearnedMask:
@@ -137,61 +222,38 @@ def rescored(model: VideoModel, clip: Tensor, target: int, options: MaskSettings
 
 
 def progress(state: MaskState, options: MaskSettings) -> tuple[int, int]:
-    """Return (steps done, steps expected at most) for a progress bar; equal once the state is done."""
-    total = math.ceil(mask_start.expected_passes(options, state) / ROWS) + options.steps
-    done = total if state.done else math.ceil(len(state.scores) / ROWS) + state.step
-    return min(done, total), total
+    """Return (passes done, passes expected) for a progress bar; equal once the state is done."""
+    done = state.passes.total
+    if state.done:
+        return done, done
+    per_step = 2 * (options.steps if options.optimiser == "adam" else min(options.steps, USUAL_STEPS)) + 1
+    expected = len(state.windows) + (per_step if options.steps else 0)
+    return done, max(expected, done + 1)
+
+
+def _go_on(options: MaskSettings, state: MaskState, region: Region) -> None:
+    """Let the trust region propose its next mask; when it has ended, take the next start or end."""
+    if state.step < options.steps and trust_region.propose(region, options) and region.point is not None:
+        state.point = region.point
+        return
+    if state.best is not None and region.total is not None and region.total <= state.best.total + trust_region.GAIN:
+        state.converged = trust_region.converged(region, options)
+    if state.rivals and state.step < options.steps:
+        state.point = state.rivals.pop(0)
+        state.region = Region(state.point, min(options.learning_rate, 1.0))
+    else:
+        state.phase = "done"
+
+
+def _by_logits(options: MaskSettings, logits: Sequence[float], slope: Sequence[float]) -> list[float]:
+    """Return the slope of the objective by the logits, given that of the score by the mask values."""
+    moved = torch.tensor(list(logits), dtype=torch.float64, requires_grad=True)
+    masks = torch.sigmoid(moved)
+    l1, tv = penalties(masks, options)
+    (found,) = torch.autograd.grad(l1 + tv + (masks * torch.tensor(list(slope), dtype=torch.float64)).sum(), moved)
+    gradient: list[float] = found.tolist()
+    return gradient
 
 
 def _objective(kept: Iterate | None) -> Objective:
     return Objective(kept.total, kept.l1, kept.tv, kept.score) if kept else Objective()
-
-
-def _adam_step(model: VideoModel, clip: Tensor, target: int, options: MaskSettings, state: MaskState) -> None:
-    """Evaluate the present mask and move its logits; the mask after the last step is evaluated without a gradient."""
-    final = state.step >= options.steps
-    logits = torch.tensor(state.logits, dtype=torch.float64, requires_grad=not final)
-    score, total = _evaluate(model, clip, target, options, logits)
-    state.passes += Passes(forward=1)
-    if not record(state, options, state.logits, score) or state.last is None:
-        state.phase, state.converged = "done", False
-        return
-    state.history.append(state.last.total)
-    state.converged = settled(state.history)
-    if final or (options.early_stop and state.converged):
-        state.phase = "done"
-        return
-    (slope,) = torch.autograd.grad(total, logits)
-    state.passes += Passes(input_gradient=1)
-    if not _move(state, slope.tolist(), options.learning_rate):
-        state.phase, state.converged = "done", False
-
-
-def _evaluate(model: VideoModel, clip: Tensor, target: int, options: MaskSettings, logits: Tensor) -> tuple[float, Tensor]:
-    """Return the class probability and the objective of one mask, the latter differentiable in its logits.
-
-    Autograd goes through ``p = W x``: the network hands back dL/dp, and dL/dW is the Gram matrix <g_t, x_s>, a product of T x T x pixels.
-    """
-    masks = torch.sigmoid(logits)[None]
-    matrix = operator_matrix(options.operator, masks, options.pair, options.threshold)
-    score = class_scores(model, apply(matrix, clip), target)[0].to(logits.device)
-    l1, tv = penalties(masks[0], options)
-    return float(score.detach()), l1 + tv + score
-
-
-def _move(state: MaskState, slope: list[float], rate: float) -> bool:
-    """Do one step of Adam (Kingma & Ba 2015) in double precision, as ``torch.optim.Adam`` does.
-
-    Returns False, and leaves the state alone, when a gradient or a moment is not finite.
-    """
-    moment1 = [BETA1 * m + (1.0 - BETA1) * g for m, g in zip(state.moment1, slope, strict=True)]
-    moment2 = [BETA2 * v + (1.0 - BETA2) * g * g for v, g in zip(state.moment2, slope, strict=True)]
-    if not all(math.isfinite(value) for value in (*moment1, *moment2)):
-        return False
-    state.step += 1
-    first, second = 1.0 - BETA1**state.step, 1.0 - BETA2**state.step
-    state.moment1, state.moment2 = moment1, moment2
-    for frame, (m, v) in enumerate(zip(moment1, moment2, strict=True)):
-        moved = state.logits[frame] - rate * (m / first) / (math.sqrt(v / second) + EPSILON)
-        state.logits[frame] = min(max(moved, -LOGIT_LIMIT), LOGIT_LIMIT)
-    return True

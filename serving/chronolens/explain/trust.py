@@ -8,8 +8,9 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from chronolens.explain.objective import operator_matrix, perturbed_scores, window_masks
-from chronolens.explain.protocol import VideoModel, require_finite
+from chronolens.explain.evaluation import Row, score_rows
+from chronolens.explain.known import Known
+from chronolens.explain.protocol import Passes, VideoModel, require_finite
 from chronolens.explain.words import ON, RUN_THRESHOLD, Operator, PairRule
 
 TIE = 1e-6
@@ -32,11 +33,13 @@ def better_than_chance(
     *,
     pair: PairRule = "earlier",
     threshold: float = RUN_THRESHOLD,
-) -> Chance:
+    known: Known | None = None,
+) -> tuple[Chance, Passes]:
     """Rank the thresholded mask's score among those of all contiguous windows of the same length.
 
     ``p = (1 + #{windows whose score is at least as low}) / (1 + windows)``; the mask's own window, if it is one, is not counted. An empty
-    or a full mask has nothing to be compared with: p is None. Costs one forward pass for the mask and one for each window.
+    or a full mask has nothing to be compared with: p is None. Costs one forward pass for the mask and for each window that is not
+    known; after the exhaustive search none for windows.
 
     Args:
         model: any video model.
@@ -45,22 +48,24 @@ def better_than_chance(
         mask: T values in [0, 1]; those above 0.5 count as on.
         operator: ``freeze`` or ``reverse``.
         pair, threshold: of the reverse operator.
+        known: scores that need no pass; those found here are added.
 
     Raises:
         UnknownClassError: the model has no such class.
         NonFiniteResultError: the network returned NaN or infinity.
     """
     frames = clip.shape[2]
-    own = (torch.as_tensor(mask, dtype=torch.float64).reshape(1, -1) > ON).double()
-    if own.shape[1] != frames:
-        raise ValueError(f"a mask of {own.shape[1]} values does not fit {frames} frames")
-    length = int(own.sum())
-    masks = window_masks([(first, first + length) for first in range(frames - length + 1)], frames)
-    masks = masks[(masks != own).any(dim=1)]
-    if length == 0 or not len(masks):
-        return {"p_value": None, "windows": 0}
-    matrices = operator_matrix(operator, torch.cat([own, masks]), pair, threshold)
-    scores = torch.tensor(perturbed_scores(model, clip, matrices, target), dtype=torch.float64)
+    if len(mask) != frames:
+        raise ValueError(f"a mask of {len(mask)} values does not fit {frames} frames")
+    own = tuple(float(value > ON) for value in mask)
+    length = int(sum(own))
+    windows = [tuple(float(first <= t < first + length) for t in range(frames)) for first in range(frames - length + 1)]
+    others = [window for window in windows if window != own]
+    if length == 0 or not others:
+        return {"p_value": None, "windows": 0}, Passes()
+    rows = [Row(operator, values, pair, threshold) for values in (own, *others)]
+    found, passes = score_rows(model, clip, target, rows, Known() if known is None else known)
+    scores = torch.tensor(found, dtype=torch.float64)
     require_finite(scores, "scores")
     as_low = int((scores[1:] <= scores[0] + TIE).sum())
-    return {"p_value": (1 + as_low) / (1 + len(masks)), "windows": len(masks)}
+    return {"p_value": (1 + as_low) / (1 + len(others)), "windows": len(others)}, passes

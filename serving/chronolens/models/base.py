@@ -16,12 +16,21 @@ class VideoNetwork(nn.Module, ABC):
     Attributes:
         default_layer: dotted name of the module whose output is mapped by Grad-CAM unless the caller names another.
         time_first_layers: modules that return (N, T, C, H, W); all others return (N, C, T, H, W).
-        memory_format: in which low-precision arithmetic is fastest.
+        memory_format: of the weights, the one in which the network is fastest.
+        reads_in_order: frames are read one after another, and ``logits_of_orders`` reads common beginnings once.
     """
 
     default_layer: str
     time_first_layers: frozenset[str] = frozenset()
     memory_format: torch.memory_format = torch.contiguous_format
+    reads_in_order: bool = False
+
+    def logits_of_orders(self, clip: Tensor, orders: Tensor) -> Tensor:
+        """Return logits (B, num_classes) of one clip (1, 3, T, H, W) shown in B orders, (B, T) frame indices; evaluation mode only.
+
+        The same as the logits of ``clip[:, :, orders]``, cheaper where ``reads_in_order``.
+        """
+        return self(clip[0].transpose(0, 1)[orders].transpose(1, 2))  # type: ignore[no-any-return]
 
     def linear_head(self, steps: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         """Return what the closed form of Grad-CAM needs, for activations of the default layer with T' x H' x W' positions.

@@ -108,7 +108,7 @@ def _row(result: ExplanationResult) -> Row:
         "blob_count": blobs.count_per_frame,
         "blob_size": blobs.mean_size_px,
         "blob_distance": blobs.mean_center_distance_px,
-        "passes": result.passes["total"],
+        "passes": result.passes.total,
         "seconds": result.timing_s["total"],
     }
 
