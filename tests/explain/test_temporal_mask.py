@@ -248,6 +248,18 @@ def test_converged_is_true_and_not_converged_too(motion):
     assert short.best.total > state.best.total + 0.005
 
 
+def test_small_first_steps_and_high_thresholds_still_move(motion, order):
+    model, clip = motion
+    slow = finished(learn(model, clip, settings("default", "freeze", learning_rate=0.01)), settings("default", "freeze"))
+    assert slow.steps > 2
+    model, clip = order
+    options = settings("default", "reverse", threshold=0.96)
+    high = finished(state := learn(model, clip, options), options)
+    assert high.steps > 0
+    assert state.history[0] < 0.2  # the window it starts from is above the threshold, or nothing would be reversed
+    assert high.objective.score < 0.1
+
+
 def test_stop_and_cut_short(motion):
     model, clip = motion
     options = settings("default", "freeze")

@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from chronolens.errors import ChronolensError
 from chronolens.explain import memory
-from chronolens.explain.evaluation import Evaluation, Work
+from chronolens.explain.evaluation import Evaluation, Row, Work
 from chronolens.explain.mask_state import LearnedMask, MaskState
 from chronolens.explain.presets import MaskSettings
 from chronolens.explain.protocol import Passes, VideoModel, frozen, gradients, ordinary
@@ -36,7 +35,7 @@ class Task:
         target: class index.
         options: of the mask.
         restarts: how often to learn it; the second and later times from random starts of seeds ``options.seed + 1, ...``; the mask with
-            the lowest objective wins.
+            the lowest objective wins. A search that scores every window has nothing to start again and is done once.
     """
 
     clip: Tensor
@@ -47,7 +46,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one task: a mask, whose passes count all restarts, or the error that ended it."""
+    """What became of one task: its mask, whose passes count all restarts, and the error that ended it early, if one did.
+
+    After an error the mask is the best that was evaluated before, None when there is none.
+    """
 
     mask: LearnedMask | None = None
     error: Exception | None = None
@@ -63,11 +65,20 @@ class _Run:
     options: MaskSettings
     state: MaskState
     error: Exception | None = None
-    question: Question | None = None
 
     @property
     def over(self) -> bool:
         return self.error is not None or self.state.done
+
+
+@dataclass
+class _Item:
+    """One row of one run's question, and its answer."""
+
+    run: _Run
+    row: Row
+    score: float = 0.0
+    slope: list[float] | None = None
 
 
 def learn_many(
@@ -80,14 +91,14 @@ def learn_many(
 ) -> list[Outcome]:
     """Learn masks together.
 
-    A pass takes as many rows as fit into the free memory, by what one row was measured to need. When memory runs out all the same, the rows
-    are tried again in halves. A task that fails alone (no memory even for one row, no such class) ends with its error; the others go
-    on, and what is finished is kept.
+    A pass takes as many rows as fit into half of the free memory, by what one row was measured to need. When memory runs out all the same,
+    half as many are tried from then on. A task that fails alone (no memory even for one row, no such class) ends with its error; the
+    others go on, and what is finished is kept.
 
     Args:
         model: any video model.
         tasks: what to learn; clips of different shapes never share a pass.
-        rows: most rows of a pass; measured when None.
+        rows: most rows of a pass; when None it is measured, by one forward pass and input gradient for each shape that no mask counts.
         should_stop: asked before each round, in which every mask takes one step; True ends learning, masks are the best so far.
         on_round: told (masks done, masks) after each round.
 
@@ -99,14 +110,20 @@ def learn_many(
     """
     with gradients(), frozen(model):
         runs = [run for index, task in enumerate(tasks) for run in _runs(index, task)]
-        limit = rows
+        limits = {run.clip.shape: rows or 0 for run in runs}
         while (waiting := [run for run in runs if not run.over]) and not should_stop():
-            if limit is None:
-                limit = _fitting(model, waiting[0])
-            for run in waiting:
-                run.question = ask(run.options, run.state)
-            for group in _alike(waiting):
-                limit = _round(model, group, limit)
+            questions = [(run, ask(run.options, run.state)) for run in waiting]
+            answers = [[_Item(run, row) for row in question.rows] for run, question in questions]
+            for shape, differentiable in dict.fromkeys((run.clip.shape, question.differentiable) for run, question in questions):
+                alike = [
+                    item
+                    for (run, question), items in zip(questions, answers, strict=True)
+                    for item in items
+                    if (run.clip.shape, question.differentiable) == (shape, differentiable)
+                ]
+                limits[shape] = _score(model, alike, limits[shape] or _fitting(model, alike[0].run.clip), differentiable)
+            for (run, question), items in zip(questions, answers, strict=True):
+                _tell(run, question, items)
             if on_round is not None:
                 on_round(sum(run.over for run in runs), len(runs))
     return [_outcome([run for run in runs if run.task == index]) for index in range(len(tasks))]
@@ -116,86 +133,75 @@ def _runs(index: int, task: Task) -> Iterator[_Run]:
     if task.restarts < 1:
         raise ValueError("a task needs at least one start")
     clip = ordinary(task.clip)
-    for number in range(task.restarts):
+    for number in range(1 if task.options.forward_only else task.restarts):
         options = replace(task.options, init="random", seed=task.options.seed + number) if number else task.options
         state = begin(options, clip.shape[2] if clip.ndim == 5 else 1)
         check_clip(clip, state)
         yield _Run(index, clip, task.target, options, state)
 
 
-def _alike(runs: Sequence[_Run]) -> Iterator[list[_Run]]:
-    """Yield runs that may share a pass: clips of one shape, all with or all without gradients."""
-    groups: dict[tuple[torch.Size, bool], list[_Run]] = {}
-    for run in runs:
-        if run.question is not None:
-            groups.setdefault((run.clip.shape, run.question.differentiable), []).append(run)
-    yield from groups.values()
-
-
-def _round(model: VideoModel, runs: Sequence[_Run], limit: int) -> int:
-    """Answer the questions of some runs, at most ``limit`` rows a pass; return the limit that held."""
-    position = 0
-    while position < len(runs):
-        chunk = _fill(runs[position:], limit)
-        try:
-            _answer(model, chunk)
-        except (ChronolensError, MemoryError, RuntimeError) as error:
-            short = memory.ran_out(error)
-            if not short and not isinstance(error, ChronolensError):
-                raise
-            if len(chunk) == 1:
-                chunk[0].error = error
-                position += 1
-            else:
-                half = sum(_size(run) for run in chunk) // 2
-                limit = min(limit, half) if short else limit
-                _round(model, chunk, max(1, half))
-                position += len(chunk)
-            continue
-        position += len(chunk)
+def _score(model: VideoModel, items: Sequence[_Item], limit: int, differentiable: bool) -> int:
+    """Answer items of one shape, at most ``limit`` in a pass; return the limit that held."""
+    position, most = 0, limit
+    while position < len(items):
+        chunk = [item for item in items[position : position + limit] if item.run.error is None]
+        error = _answer(model, chunk, differentiable)
+        if error is None:
+            position += limit
+        elif len(chunk) == 1:
+            chunk[0].run.error = error
+            position, limit = position + limit, most  # one clip that never fits must not slow down all others
+        elif memory.ran_out(error):
+            limit = most = max(1, len(chunk) // 2)
+        else:
+            for item in chunk:
+                item.run.error = item.run.error or _answer(model, [item], differentiable)
+            position += limit
     return limit
 
 
-def _fill(runs: Sequence[_Run], limit: int) -> list[_Run]:
-    """Return the first runs whose rows fit together, at least one."""
-    chosen, rows = [runs[0]], _size(runs[0])
-    for run in runs[1:]:
-        rows += _size(run)
-        if rows > limit:
-            break
-        chosen.append(run)
-    return chosen
+def _answer(model: VideoModel, items: Sequence[_Item], differentiable: bool) -> Exception | None:
+    """Score some items in one pass; return what went wrong, without the frames that would keep the failed pass in memory."""
+    if not items:
+        return None
+    try:
+        found = Evaluation(model, [Work(item.run.clip, item.run.target, item.row) for item in items], differentiable=differentiable)
+        slopes = found.slopes(range(len(items))) if differentiable else [None] * len(items)
+    except (ChronolensError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, ChronolensError) and not memory.ran_out(error):
+            raise
+        return error.with_traceback(None)
+    for item, score, slope in zip(items, found.scores, slopes, strict=True):
+        item.score, item.slope = score, slope
+    return None
 
 
-def _size(run: _Run) -> int:
-    return len(run.question.rows) if run.question else 0
+def _tell(run: _Run, question: Question, items: Sequence[_Item]) -> None:
+    if run.error is not None:
+        return
+    wanted = tell(run.options, run.state, question, [item.score for item in items])
+    slope = items[0].slope
+    if wanted and slope is not None:
+        tell_slope(run.options, run.state, slope)
 
 
-def _answer(model: VideoModel, runs: Sequence[_Run]) -> None:
-    """Score the rows of some runs in one pass and tell each its scores and, where it wants it, its slope."""
-    questions = [run.question for run in runs if run.question is not None]
-    work = [Work(run.clip, run.target, row) for run, question in zip(runs, questions, strict=True) for row in question.rows]
-    found = Evaluation(model, work, differentiable=questions[0].differentiable)
-    slopes: dict[int, list[float]] = {}
-    if questions[0].differentiable:  # asked for before any state moves: a pass that fails here can be done again
-        slopes = dict(enumerate(found.slopes(range(len(work)))))
-    position = 0
-    for run, question in zip(runs, questions, strict=True):
-        scores = found.scores[position : position + len(question.rows)]
-        if tell(run.options, run.state, question, scores):
-            tell_slope(run.options, run.state, slopes[position])
-        position += len(question.rows)
-
-
-def _fitting(model: VideoModel, run: _Run) -> int:
+def _fitting(model: VideoModel, clip: Tensor) -> int:
     """Return how many rows of a clip like this one fit into half of the free memory."""
-    row_bytes = memory.bytes_per_row(model, run.clip, run.target)
-    return max(1, min(MOST_ROWS, memory.free_bytes(run.clip.device) // (2 * max(row_bytes, 1))))
+    try:
+        row_bytes = memory.bytes_per_row(model, clip)
+    except (MemoryError, RuntimeError) as error:
+        if not memory.ran_out(error):
+            raise
+        return 1
+    return max(1, min(MOST_ROWS, memory.free_bytes(clip.device) // (2 * max(row_bytes, 1))))
 
 
 def _outcome(runs: Sequence[_Run]) -> Outcome:
-    masks = [finished(run.state, run.options) for run in runs if run.error is None]
-    if not masks:
-        return Outcome(error=runs[0].error)
-    best = min(masks, key=lambda mask: float("inf") if mask.objective.total is None else mask.objective.total)
-    return Outcome(replace(best, passes=sum((run.state.passes for run in runs), Passes())))
+    masks = [finished(run.state, run.options) for run in runs]
+    masks = [replace(mask, converged=mask.converged and run.error is None) for mask, run in zip(masks, runs, strict=True)]
+    error = next((run.error for run in runs if run.error is not None), None)
+    known = [mask for mask in masks if mask.objective.total is not None]
+    if not known and error is not None:
+        return Outcome(error=error)
+    best = min(known or masks, key=lambda mask: mask.objective.total or 0.0)
+    return Outcome(replace(best, passes=sum((mask.passes for mask in masks), Passes())), error)

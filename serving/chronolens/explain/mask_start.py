@@ -24,6 +24,7 @@ KEPT_EFFECT = 0.9
 START_LOGIT = 5.0
 """Size of the logits that Adam starts from: on = +, off = -. The published value."""
 START = 0.95
+"""Mask value inside the window from which the trust region descends. At exactly 1 frames are equal, and slopes there mislead."""
 RANDOM_SHARE, RANDOM_LOGIT = 0.3, 2.5
 RIVAL = 0.4
 """A second window is a start too when its objective is at most this much worse than the best one's and it holds mostly other frames."""
@@ -106,7 +107,7 @@ def _search(settings: MaskSettings, state: MaskState) -> None:
     frames, totals = len(state.point), _totals(settings, state)
     if settings.init == "window":
         family = _family(settings, frames)
-        costs = np.array([_cost(settings, frames, window) for window in family])
+        costs = np.array(_costs(settings, frames, family))
         seen = {window: 1.0 if score is None else score for window, score in zip(state.windows, state.scores, strict=True)}
         seen.pop(NONE)
         fresh = next_windows(family, costs, seen, frames, ROWS)
@@ -158,7 +159,8 @@ def _begin_steps(settings: MaskSettings, state: MaskState, starts: list[list[flo
         state.adam = Adam.at(starts[0])
         state.point = sigmoid(starts[0])
         return
-    masks = [sigmoid(logits) if settings.init == "random" else [START * (logit > 0) for logit in logits] for logits in starts]
+    inside = START if settings.operator == "freeze" or settings.threshold < START else 1.0
+    masks = [sigmoid(logits) if settings.init == "random" else [inside * (logit > 0) for logit in logits] for logits in starts]
     state.region = Region(masks[0], min(settings.learning_rate, 1.0))
     state.point, state.rivals = masks[0], masks[1:]
 
@@ -183,14 +185,14 @@ def _logits(frames: int, window: Window) -> list[float]:
 
 
 def _totals(settings: MaskSettings, state: MaskState) -> list[float]:
-    frames = len(state.point)
-    costs = [_cost(settings, frames, window) for window in state.windows]
+    costs = _costs(settings, len(state.point), state.windows)
     return [math.inf if score is None else cost + score for cost, score in zip(costs, state.scores, strict=True)]
 
 
-def _cost(settings: MaskSettings, frames: int, window: Window) -> float:
-    l1, tv = penalties(window_masks([window], frames), settings)
-    return float((l1 + tv)[0])
+def _costs(settings: MaskSettings, frames: int, windows: list[Window]) -> list[float]:
+    l1, tv = penalties(window_masks(windows, frames), settings)
+    costs: list[float] = (l1 + tv).tolist()
+    return costs
 
 
 def _shared(one: Window, other: Window) -> float:

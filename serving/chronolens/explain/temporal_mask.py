@@ -172,7 +172,7 @@ def tell_slope(options: MaskSettings, state: MaskState, slope: Sequence[float]) 
     if state.last is None:
         return
     if state.region is not None:
-        if trust_region.learn(state.region, state.last.score, state.last.total, slope, options):
+        if trust_region.learn(state.region, state.last.score, state.last.total, slope):
             _go_on(options, state, state.region)
         else:
             state.phase, state.converged = "done", False

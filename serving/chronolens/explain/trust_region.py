@@ -3,8 +3,8 @@
 The objective is ``penalties(m) + p(m)``. The penalties are known exactly. The probability saturates: near 0 and 1 its slope says nothing
 about how far one may go. Its log-odds do, so they are modelled, ``z(c + d) = z + g d + d B d / 2``, with B from Powell's symmetric Broyden
 update (SR1 blew up on the small steps of noisy arithmetic). A step minimises ``penalties(c + d) + sigmoid(z(c + d))`` over
-``0 <= c + d <= 1``, ``|d| <= radius``. That costs no pass: the sub-problem has T unknowns. A candidate costs a forward pass; its gradient
-is asked for only when it was accepted.
+``0 <= c + d <= 1``, ``|d| <= radius``. That costs no pass: the sub-problem has T unknowns. A candidate costs a forward pass and its
+gradient, a refused one too: it tells most about where the model was wrong.
 
 Against Adam on logits: masks of 0 and 1 are ordinary points with full gradients (the slope of a sigmoid at 5 is 0.007), and the penalties
 are at their minimum after a step or two instead of after hundreds.
@@ -59,7 +59,7 @@ class Region:
     gain: float = 0.0
 
 
-def learn(region: Region, score: float, total: float, slope: Sequence[float], settings: MaskSettings) -> bool:
+def learn(region: Region, score: float, total: float, slope: Sequence[float]) -> bool:
     """Take score, objective and slope of the point that was asked for; return False, changing nothing, when they are not finite.
 
     An accepted point becomes the centre. A refused one still tells how the log-odds bend on the way to it.
@@ -92,7 +92,7 @@ def learn(region: Region, score: float, total: float, slope: Sequence[float], se
 
 def propose(region: Region, settings: MaskSettings) -> bool:
     """Write the next candidate; False when no step is worth a pass any more."""
-    if region.radius < SMALLEST_RADIUS:
+    if region.radius < min(SMALLEST_RADIUS, settings.learning_rate):
         return False
     point, gain = _best_step(region, settings, region.radius)
     if gain < GAIN:
@@ -151,14 +151,16 @@ def _minimise(model: Callable[[Vector], tuple[float, Vector]], start: Vector, lo
         while True:
             tried = point + share * direction
             found, rise = model(tried)
-            if found <= value + 1e-4 * share * fall or share < 1e-6:
+            if found <= value + 1e-4 * share * fall:
                 break
             share /= 2.0
+            if share < 1e-6:
+                return np.clip(point, low, high), value
         step, change = tried - point, rise - slope
         product = float(step @ change)
         length = min(max(float(step @ step) / product, 1e-2), 1e2) if product > 1e-12 else 1e2
         point, value, slope = tried, found, rise
-    return np.clip(point, 0.0, 1.0), value
+    return np.clip(point, low, high), value
 
 
 def _penalty(mask: Vector, settings: MaskSettings) -> tuple[float, Vector]:
