@@ -3,6 +3,7 @@
 chronolens evaluate --model i3d-synthetic --reversed --frozen --json > figures.json
 chronolens evaluate --model i3d-synthetic --explanations --json > truth.json
 python tools/model_card.py figures.json --truth truth.json --command "chronolens train ..."
+python tools/model_card.py --truth truth.json     # the weights stay, their explanations were measured anew
 """
 
 from __future__ import annotations
@@ -130,26 +131,38 @@ explanation methods, not for decisions about real video. Every answer carries a 
 """
 
 
+def with_truth(text: str, section: str) -> str:
+    """Return a card with another section on explanations."""
+    before, rest = text.split("## Explanations against the truth", 1)
+    return before + section + rest[rest.index("## Limits") :]
+
+
 def main() -> None:
-    """Write both files into the model store."""
+    """Write card, picture and truth into the model store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("figures", type=Path, help="output of chronolens evaluate --reversed --frozen --json")
-    parser.add_argument("--command", required=True, help="the command that trained the weights")
+    parser.add_argument("figures", type=Path, nargs="?", help="output of chronolens evaluate --reversed --frozen --json")
+    parser.add_argument("--command", default=None, help="the command that trained the weights; needed with figures")
     parser.add_argument("--note", default="none", help="how the shipped run differed from the command")
     parser.add_argument("--truth", type=Path, default=None, help="output of evaluate --explanations --json, copied into the store")
     options = parser.parse_args()
-    figures = json.loads(options.figures.read_text(encoding="utf-8"))
-    store = default_store()
-    record = find_record(store, figures["model"])
+    if (options.figures is None) != (options.command is None) or options.figures is options.truth is None:
+        parser.error("give figures and the command, or --truth alone, or all three")
+    figures = json.loads(options.figures.read_text(encoding="utf-8")) if options.figures else None
     explained = json.loads(options.truth.read_text(encoding="utf-8")) if options.truth else None
+    store = default_store()
+    record = find_record(store, (figures or explained)["model"])
     if explained is not None and explained["weights"] != record.sha256:
         raise SystemExit(f"{options.truth} was made with other weights")
     if explained is not None:
         (store / f"{record.name}-truth.json").write_text(json.dumps(explained, indent=1) + "\n", encoding="utf-8")
-    (store / f"{record.name}.md").write_text(card(record, figures, options.command, options.note, explained), encoding="utf-8")
-    image = picture(np.asarray(figures["confusion"]), figures["classes"])
-    cv2.imwrite(str(store / f"{record.name}-confusion.png"), image[:, :, ::-1])
-    print(f"wrote {store / record.name}.md")
+    page = store / f"{record.name}.md"
+    if figures is None:
+        page.write_text(with_truth(page.read_text(encoding="utf-8"), truth(explained, record.name)), encoding="utf-8")
+    else:
+        page.write_text(card(record, figures, options.command, options.note, explained), encoding="utf-8")
+        image = picture(np.asarray(figures["confusion"]), figures["classes"])
+        cv2.imwrite(str(store / f"{record.name}-confusion.png"), image[:, :, ::-1])
+    print(f"wrote {page}")
 
 
 if __name__ == "__main__":
