@@ -37,6 +37,8 @@ from chronolens.studies.truth import UNCUT, scenes
 from chronolens.video.prepare import prepare
 
 Row = dict[str, Any]
+SEED = 1
+"""Of the test clips of the shipped models: the search and the trust region were tuned with these models on clips of seed 0."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,12 @@ class Served:
         self._record = self._engine.load(name).record
         self.network: VideoModel = self._engine.load(name).network
         self.note = f"masks learned in {self._engine.precision}"
-        self.identity = self._record.sha256
+        self.identity = f"{self._record.sha256} {self._engine.precision} seed {SEED}"
 
     def cases(self) -> Iterator[Case]:
         """Yield synthetic test clips in which something moves, to be explained for their true class."""
         spec = self._record.clip
-        for clip, truth in scenes(10_000, 0, spec.frames):
+        for clip, truth in scenes(10_000, SEED, spec.frames):
             frames = clip.render(spec.height, spec.width, spec.frames)
             target = self._record.classes.index(clip.label)
             yield Case(clip.index, frames, torch.from_numpy(prepare(frames, spec)), target, truth.moving.astype(int).tolist())
@@ -142,7 +144,7 @@ def main() -> None:
     parser.add_argument("--train-clips", type=int, default=2048)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rows", type=Path, default=None, help="file of finished masks; the same command goes on with it")
+    parser.add_argument("--rows", type=Path, default=None, help="file of finished masks; the same code goes on with it")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/presets.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

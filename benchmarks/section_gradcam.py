@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from authors_loop import trainable_copy
 from markdown_table import Table
 from rounds import take_turns
 from section_iteration import forward
@@ -28,7 +29,8 @@ def with_pytorch_grad_cam(subject: Subject, target: int) -> Callable[[], object]
     """Return pytorch-grad-cam's ``GradCAM`` of the same layer, as work to time."""
     package = importlib.import_module("pytorch_grad_cam")
     goal = importlib.import_module("pytorch_grad_cam.utils.model_targets").ClassifierOutputTarget(target)
-    made = package.GradCAM(model=subject.network, target_layers=[_layer(subject)])
+    network = trainable_copy(subject.network)  # it differentiates through parameters that take gradients, and its hooks stay
+    made = package.GradCAM(model=network, target_layers=[network.get_submodule(subject.network.default_layer)])
     return partial(made, input_tensor=subject.clips[0], targets=[goal])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import threading
 import time
 from collections import Counter
@@ -15,15 +16,18 @@ import torch
 from torch import Tensor
 
 from chronolens.clips import ClipSpec, Frames
-from chronolens.errors import ClipError
+from chronolens.errors import ClipError, NonFiniteResultError
 from chronolens.explain import grad_cam, temporal_mask
 from chronolens.explain.blobs import blob_statistics
 from chronolens.explain.capture import valid_layers
-from chronolens.explain.known import Known
-from chronolens.explain.objective import operator_matrix
+from chronolens.explain.evaluation import score_rows, unknown
+from chronolens.explain.known import Known, Row
+from chronolens.explain.mask_start import scored
+from chronolens.explain.objective import ROWS, operator_matrix
+from chronolens.explain.presets import MaskSettings
 from chronolens.explain.protocol import Passes, VideoModel, class_indices, require_finite
-from chronolens.explain.scores import drop, explain_scores
-from chronolens.explain.trust import better_than_chance
+from chronolens.explain.scores import drop, explain_scores, score_table_rows
+from chronolens.explain.trust import better_than_chance, rank_rows
 from chronolens.explain.words import Operator
 from chronolens.models.base import VideoNetwork
 from chronolens.models.precision import InBfloat16, chosen_precision
@@ -136,21 +140,19 @@ class Engine:
         started = time.perf_counter()
         loaded = self.load(model)
         clip = self._prepare(frames, loaded.record.clip)
-        if gradcam is None:
-            with torch.no_grad():
-                logits, maps, passes = loaded.network(clip), {}, Passes(forward=1)
-            require_finite(logits, "scores")
-        else:
-            found = grad_cam.heat_maps(loaded.network, clip, target, layers=gradcam.layers, weights=gradcam.weights, of=gradcam.of)
-            logits, passes = found.logits, found.passes
-            maps = {layer: values[0].float().cpu().numpy() for layer, values in found.maps.items()}
-        self._count(model, "predict" if gradcam is None else "gradcam", passes)
+        purpose = "predict" if gradcam is None else "gradcam"
+        try:
+            logits, maps, passes = _looked(loaded.network, clip, target, gradcam)
+        except NonFiniteResultError:
+            self._count(model, purpose, Passes(forward=1))
+            raise
+        self._count(model, purpose, passes)
         arrays: Arrays = {"scores": logits[0].double().softmax(0).cpu().numpy()}
         arrays |= {f"map/{layer}": values for layer, values in maps.items()}
         spec = loaded.record.clip
         grids = {layer: loaded.network.cell_grid(layer, spec.frames, spec.height, spec.width) for layer in maps}
         index = int(class_indices(logits, target)[0])
-        original = Known([("freeze", (0.0,) * len(frames), float(arrays["scores"][index]))])
+        original = Known([(Row("freeze", (0.0,) * len(frames)), float(arrays["scores"][index]))])
         return arrays, {
             "target": index,
             "known": original.to_json(),
@@ -183,14 +185,10 @@ class Engine:
         started = time.perf_counter()
         settings = mask_settings(options, operator)
         # the search over all windows proves its optimum, and a proof holds for the network that is reported on
-        exact = settings.forward_only or loaded.learner is loaded.network
-        learner = loaded.network if exact else loaded.learner
-        if state is None:
-            before = temporal_mask.begin(settings, len(frames), Known.from_json(known))
-        else:
-            before = temporal_mask.MaskState.from_json(state["mask"])
+        exact = settings.init == "exhaustive" or loaded.learner is loaded.network
+        dtype = "float32" if exact else self.precision
+        before = _resumed(state, dtype) or temporal_mask.begin(settings, len(frames), Known.from_json(known))
         clip = self._prepare(frames, loaded.record.clip)
-
         asked = itertools.count()
 
         def late() -> bool:
@@ -198,16 +196,23 @@ class Engine:
             return next(asked) > 0 and time.perf_counter() - started >= budget_s
 
         after = temporal_mask.advance(
-            learner, clip, target, settings, before, max_steps=max_steps, should_stop=late, judge=None if exact else loaded.network
+            loaded.network if exact else loaded.learner,
+            clip,
+            target,
+            settings,
+            before,
+            max_steps=max_steps,
+            should_stop=late,
+            judge=loaded.network,
         )
         mask = temporal_mask.finished(after, settings)
-        if after.done and not exact and not temporal_mask.judged(after, settings):
-            mask = temporal_mask.rescored(loaded.network, clip, target, settings, mask)
+        if after.done and not exact and not after.complete:
+            mask = temporal_mask.rescored(loaded.network, clip, target, settings, mask, after.known)
         self._count(model, operator, mask.passes - before.passes)
         seconds = (0.0 if state is None else state["seconds"]) + time.perf_counter() - started
         done, total = temporal_mask.progress(after, settings)
         facts: Facts = {
-            "state": {"mask": after.to_json(), "seconds": seconds},
+            "state": {"mask": after.to_json(), "seconds": seconds, "dtype": dtype},
             "done": after.done,
             "progress": done,
             "total": total,
@@ -216,10 +221,9 @@ class Engine:
         }
         if after.done:
             counts = {"passes": mask.passes.total, "pass_counts": mask.passes.to_json()}
-            found = temporal_mask.found_out(after, settings) if exact else Known()
+            found = scored(settings, after) if exact or settings.central else Known()
             if mask.objective.score is not None:
-                found.add(operator, mask.values, mask.objective.score)
-            dtype = "float32" if exact else self.precision
+                found.add(Row(operator, mask.values, settings.pair, settings.threshold), mask.objective.score)
             facts["learned"] = {**mask.to_json(), **counts, "seconds": seconds, "dtype": dtype, "known": found.to_json()}
         return facts
 
@@ -231,35 +235,79 @@ class Engine:
         masks: dict[Operator, list[float]],
         options: MaskOptions,
         known: Sequence[Sequence[Any]] = (),
+        *,
+        budget_s: float = math.inf,
     ) -> Facts:
         """Score the perturbed clips, see :meth:`chronolens.pipeline.Engine.score`."""
         started = time.perf_counter()
         loaded = self.load(model)
         clip = self._prepare(frames, loaded.record.clip)
         rule = mask_settings(options, "reverse")
-        rules: Facts = {"pair": rule.pair, "threshold": rule.threshold, "known": Known.from_json(known)}
-        found = explain_scores(loaded.network, clip, target, masks.get("freeze"), masks.get("reverse"), **rules)
-        chance, compared = {}, Passes()
-        for operator, values in masks.items():
-            chance[operator], passes = better_than_chance(loaded.network, clip, target, values, operator, **rules)
-            compared += passes
-        self._count(model, "scores", found["passes"])
-        self._count(model, "chance", compared)
-        soft = found["soft"]
-        return {
-            "soft": soft,
-            "thresholded": found["thresholded"],
-            "drop": drop(soft["original"], soft["freeze"], soft["reverse"]),
-            "chance": chance,
-            "perturbation": {
-                operator: operator_matrix(operator, torch.tensor([values], dtype=torch.float64), rule.pair, rule.threshold)[0].tolist()
-                for operator, values in masks.items()
-            },
-            "passes": {"scores": found["passes"].to_json(), "chance": compared.to_json()},
-            "seconds": time.perf_counter() - started,
+        there = Known.from_json(known)
+        wanted = {
+            "scores": score_table_rows(len(frames), masks.get("freeze"), masks.get("reverse"), rule.pair, rule.threshold).values(),
+            "chance": [row for operator, values in masks.items() for row in rank_rows(values, operator, rule.pair, rule.threshold)],
         }
+        spent = {purpose: Passes() for purpose in wanted}
+        for purpose, rows in wanted.items():
+            while (left := unknown(rows, there)) and (time.perf_counter() - started < budget_s or not any(p.total for p in spent.values())):
+                scores, passes = score_rows(loaded.network, clip, target, left[:ROWS], there)
+                self._count(model, purpose, passes)
+                spent[purpose] += passes
+                require_finite(torch.tensor(scores), "scores")
+        facts: Facts = {
+            "done": not any(unknown(rows, there) for rows in wanted.values()),
+            "waiting": sum(len(unknown(rows, there)) for rows in wanted.values()),
+            "known": there.to_json(),
+            "passes": {purpose: passes.to_json() for purpose, passes in spent.items()},
+        }
+        if facts["done"]:
+            facts |= _tables(loaded.network, clip, target, masks, rule, there)
+        return {**facts, "seconds": time.perf_counter() - started}
 
     def _prepare(self, frames: Frames, spec: ClipSpec) -> Tensor:
         if frames.shape != (spec.frames, spec.height, spec.width, 3):
             raise ClipError(f"the model takes {spec.frames} frames of {spec.height} x {spec.width}", code="wrong-clip-shape")
         return torch.from_numpy(prepare(frames, spec)).to(self.device)
+
+
+def _looked(network: VideoNetwork, clip: Tensor, target: int | None, gradcam: GradCamOptions | None) -> tuple[Tensor, Arrays, Passes]:
+    """Return logits (1, K), unscaled maps by layer and the cost of a look."""
+    if gradcam is None:
+        with torch.no_grad():
+            logits = network(clip)
+        require_finite(logits, "scores")
+        return logits, {}, Passes(forward=1)
+    found = grad_cam.heat_maps(network, clip, target, layers=gradcam.layers, weights=gradcam.weights, of=gradcam.of)
+    return found.logits, {layer: values[0].float().cpu().numpy() for layer, values in found.maps.items()}, found.passes
+
+
+def _resumed(state: Facts | None, dtype: str) -> temporal_mask.MaskState | None:
+    """Return the mask of a state; None when there is none that can go on: before the first slice, or after one of another precision (the
+    engine was started anew with another) or of another version of this package."""
+    if state is None or state.get("dtype") != dtype:
+        return None
+    try:
+        return temporal_mask.MaskState.from_json(state["mask"])
+    except ValueError:
+        return None
+
+
+def _tables(network: VideoModel, clip: Tensor, target: int, masks: dict[Operator, list[float]], rule: MaskSettings, known: Known) -> Facts:
+    """Return scores, drops, ranks and matrices of masks, all of whose perturbations are known."""
+    rules: Facts = {"pair": rule.pair, "threshold": rule.threshold}
+    found = explain_scores(network, clip, target, masks.get("freeze"), masks.get("reverse"), known=known, **rules)
+    soft = found["soft"]
+    return {
+        "soft": soft,
+        "thresholded": found["thresholded"],
+        "drop": drop(soft["original"], soft["freeze"], soft["reverse"]),
+        "chance": {
+            operator: better_than_chance(network, clip, target, values, operator, known=known, **rules)[0]
+            for operator, values in masks.items()
+        },
+        "perturbation": {
+            operator: operator_matrix(operator, torch.tensor([values], dtype=torch.float64), rule.pair, rule.threshold)[0].tolist()
+            for operator, values in masks.items()
+        },
+    }

@@ -43,8 +43,8 @@ class MaskOptions(_Strict):
             of all contiguous windows, without gradients).
         dataset: which published weights l1 and tv start from: Something-Something or KTH.
         l1, tv, beta: weights and exponent of the objective (>= 0; beta >= 1).
-        steps: optimiser steps a mask, 1..1000.
-        learning_rate: of the optimiser, > 0.
+        steps: most optimiser steps a mask, 1..1000; with ``exhaustive``, that many from its best window on.
+        learning_rate: of Adam (``paper``, ``authors``), > 0; of ``default`` the largest change of a mask value in the first step (<= 1).
         init: how the first mask is found.
         pair: which value blends a pair of reversed frames.
         threshold: mask value above which a frame belongs to a run of the reverse operator, in [0, 1].

@@ -6,6 +6,7 @@ Each piece of work goes through ``step``, whose JSON result is the checkpoint fr
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -78,9 +79,16 @@ class Engine(Protocol):
         masks: dict[Operator, list[float]],
         options: MaskOptions,
         known: Sequence[Sequence[Any]] = (),
+        *,
+        budget_s: float = math.inf,
     ) -> Facts:
-        """Return ``soft`` and ``thresholded`` scores, ``drop``, ``passes`` of ``scores`` and ``chance``, ``seconds``, and for each mask
-        ``chance`` and its matrix ``perturbation`` (T x T)."""
+        """Score the perturbed clips for at most ``budget_s`` seconds, at least a batch.
+
+        Returns:
+            ``done`` (bool), ``waiting`` (perturbations left), ``known`` to hand in again, ``passes`` of this call for ``scores`` and
+            ``chance``, ``seconds``; when done, ``soft`` and ``thresholded`` scores, ``drop``, and for each mask ``chance`` and its matrix
+            ``perturbation`` (T x T).
+        """
 
 
 def direct(_name: str, work: Callable[[], Facts]) -> Facts:
@@ -128,7 +136,7 @@ def explain(
         options: already checked against the model, see :func:`chronolens.options.check_against`.
         folder: existing folder for artefacts and intermediate arrays; a resumed job must get the same one.
         step: runs and checkpoints one piece of work.
-        report: told how far the work is, about once a second.
+        report: told how far the work is, after every piece of it.
         href: turns an artefact's name into its link.
         timing: seconds already spent (``decode``, ``queue``).
 
@@ -141,15 +149,15 @@ def explain(
     report(Progress(phase="gradcam" if "gradcam" in options.methods else "predict", done=1, total=1))
     target = int(look["target"])
     learned: dict[Operator, Facts] = {}
-    known = list(look["known"])
+    known = list(look.get("known", []))  # a checkpoint of before it existed has none
     for operator in OPERATORS:
         if operator in options.methods:
             learned[operator] = _learn(engine, frames, target, operator, options, info, known=list(known), step=step, report=report)
             known += learned[operator]["known"]
-    scored = step("score", lambda: _score(engine, frames, look, learned, options, info, known))
-    report(Progress(phase="render", done=0, total=1))
+    scored = _score(engine, frames, look, learned, options, info, known, step=step, report=report)
     rendered = step("render", lambda: _render(clip, options, info, folder, look, learned, scored))
-    report(Progress(phase="render", done=1, total=1, eta_s=0.0))
+    total = sum(spent["total"] for spent in scored["passes"].values()) + 1
+    report(Progress(phase="render", done=total, total=total, eta_s=0.0))
     return build_result(clip, options, info, look, learned, scored, rendered, href=href, timing=timing or {}, package=__version__)
 
 
@@ -211,13 +219,29 @@ def _score(
     options: ExplanationOptions,
     info: ModelInfo,
     known: list[list[Any]],
+    *,
+    step: Step,
+    report: Callable[[Progress], None],
 ) -> Facts:
-    true_class = class_index(info.classes, options.true_class, "/true_class")
     masks = {operator: facts["values"] for operator, facts in learned.items()}
-    facts = engine.score(info.name, frames, int(look["target"]), masks, options.mask, known)
+    slices: list[Facts] = []
+    while not slices or not slices[-1]["done"]:
+        so_far = slices[-1]["known"] if slices else known
+
+        def work(so_far: list[list[Any]] = so_far) -> Facts:
+            return engine.score(info.name, frames, int(look["target"]), masks, options.mask, so_far, budget_s=SLICE_SECONDS)
+
+        slices.append(step(f"score-{len(slices)}", work))
+        done = sum(entry["total"] for facts in slices for entry in facts["passes"].values())
+        report(Progress(phase="render", done=done, total=done + slices[-1]["waiting"] + 1))
+    true_class = class_index(info.classes, options.true_class, "/true_class")
     true_score = None if true_class is None else look["scores"][true_class]
-    tables = {name: {**facts[name], "true_class": true_score} for name in ("soft", "thresholded")}
-    return {**facts, **tables}
+    tables = {name: {**slices[-1][name], "true_class": true_score} for name in ("soft", "thresholded")}
+    passes = {
+        purpose: {kind: sum(facts["passes"][purpose][kind] for facts in slices) for kind in spent}
+        for purpose, spent in slices[-1]["passes"].items()
+    }
+    return {**slices[-1], **tables, "passes": passes, "seconds": sum(facts["seconds"] for facts in slices)}
 
 
 def _render(

@@ -288,7 +288,10 @@ class Problem(BaseModel):
 
 
 class Progress(_Answer):
-    """How far a job is; ``eta_s`` is null until it can be told. ``partial`` holds the mask so far, when one is being learnt."""
+    """How far a job is; ``eta_s`` is null until it can be told. ``partial`` holds the mask so far, when one is being learnt.
+
+    ``done`` of ``total`` are passes through the network, the total an estimate; the phase ``render`` scores first, drawing counts one more.
+    """
 
     phase: Phase
     done: int

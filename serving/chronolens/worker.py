@@ -36,7 +36,7 @@ def call(engine: Engine, operation: str, arrays: Arrays, facts: dict[str, Any]) 
     if operation == "learn":
         limits = {"max_steps": facts["max_steps"], "budget_s": facts["budget_s"], "known": facts["known"]}
         return {}, engine.learn(model, frames, facts["target"], facts["operator"], mask, facts["state"], **limits)
-    return {}, engine.score(model, frames, facts["target"], facts["masks"], mask, facts["known"])
+    return {}, engine.score(model, frames, facts["target"], facts["masks"], mask, facts["known"], budget_s=facts["budget_s"])
 
 
 def create_app(engine: Engine) -> Starlette:

@@ -21,7 +21,7 @@ class WorkerClient:
 
     Args:
         socket: path of the worker's Unix socket; it need not exist yet.
-        timeout_s: longest wait for one answer. Requests are slices of about a second, but may queue behind others.
+        timeout_s: longest wait for one answer. Requests are slices of a fraction of a second, or one step, but may queue behind others.
 
     Raises (every method):
         EngineUnavailableError: nobody listens, or the worker died while it answered.
@@ -82,9 +82,11 @@ class WorkerClient:
         masks: dict[Operator, list[float]],
         options: MaskOptions,
         known: Sequence[Sequence[Any]] = (),
+        *,
+        budget_s: float = 3600.0,
     ) -> dict[str, Any]:
         """See :meth:`chronolens.pipeline.Engine.score`."""
-        facts: dict[str, Any] = {"masks": masks, "mask": options.model_dump(mode="json"), "known": list(known)}
+        facts: dict[str, Any] = {"masks": masks, "mask": options.model_dump(mode="json"), "known": list(known), "budget_s": budget_s}
         return self._call("score", frames, model=model, target=target, **facts)[1]
 
     def _call(self, operation: str, frames: Frames, **facts: Any) -> tuple[Arrays, dict[str, Any]]:

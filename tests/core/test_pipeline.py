@@ -17,6 +17,7 @@ from chronolens.explain.scores import explain_scores
 from chronolens.explain.trust import better_than_chance
 from chronolens.models.base import VideoNetwork
 from chronolens.models.clstm import CLSTM
+from chronolens.models.precision import InBfloat16
 from chronolens.models.weights import WeightsRecord
 from chronolens.options import ExplanationOptions, GradCamOptions, MaskOptions, PredictionOptions, mask_settings
 from chronolens.render.overlay import lay_on_clip
@@ -186,22 +187,31 @@ def step_clip(clip):
     return replace(clip, frames=frames, indices=np.arange(16), timestamps_s=np.arange(16) / 10)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("preset", ["paper", "authors"])
-def test_the_published_presets_cost_at_most_1221_passes(step_engine, step_clip, preset, tmp_path):
+def test_the_published_presets_cost_at_most_1221_passes(step_engine, step_clip, preset, precision, tmp_path):
     # the effect of the central masks lasts to the end of their series, so that all of them are asked for: no clip is dearer
+    if precision == "bfloat16":
+        loaded = step_engine.load("step")
+        step_engine.precision = precision
+        step_engine._loaded["step"] = replace(loaded, learner=InBfloat16(loaded.network))
     result = explained(step_engine, step_clip, tmp_path, model="step", mask={"preset": preset}, methods=["freeze", "reverse"])
     passes = result.passes
+    assert result.masks["freeze"].dtype == precision
     assert result.scores.original > 0.95
     assert passes.input_gradient == 600
     assert passes.total - passes.by_purpose["chance"] <= 1221
     assert passes.by_purpose["freeze"] == 601 + (8 if preset == "paper" else 7)
+    for operator, score in (("freeze", result.scores.freeze), ("reverse", result.scores.reverse_learned)):
+        assert result.masks[operator].objective.score == score
 
 
 def test_the_exhaustive_preset_costs_241_passes_and_proves_its_optimum(step_engine, step_clip, tmp_path):
     result = explained(step_engine, step_clip, tmp_path, model="step", mask={"preset": "exhaustive"}, methods=["freeze", "reverse"])
     spent = result.passes.by_purpose
     assert (spent["predict"], spent["freeze"], spent["reverse"]) == (1, 120, 120)  # the clip as it is was scored by the look
-    assert spent["scores"] <= 1  # the reversal of the freeze mask, when that is one frame, which is in no family
+    assert spent["scores"] == 0
+    assert result.passes.total == 241
     assert spent["chance"] == 0
     for operator in ("freeze", "reverse"):
         optimum = result.masks[operator].optimum

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from chronolens.errors import OptionsError
-from chronolens.explain.known import Known
+from chronolens.explain.known import Known, Row
 from chronolens.explain.mask_state import MaskState, Optimum
 from chronolens.explain.presets import MaskSettings, settings
 from chronolens.explain.protocol import Passes
@@ -187,7 +187,8 @@ def test_no_steps_are_for_the_exhaustive_search_alone() -> None:
     for init in ("central", "authors-central", "window", "random"):
         with pytest.raises(OptionsError) as caught:
             settings("exhaustive", "freeze", init=init)
-        assert (caught.value.pointer, caught.value.limit, caught.value.observed) == ("/mask/steps", 1, 0)
+        assert caught.value.pointer == "/mask/init"
+        assert settings("exhaustive", "freeze", init=init, steps=5).steps == 5
     with pytest.raises(OptionsError) as caught:
         settings("exhaustive", "freeze", steps=-1)
     assert (caught.value.pointer, caught.value.limit) == ("/mask/steps", 0)
@@ -225,11 +226,11 @@ def test_what_is_known_costs_nothing(score_model: Any, clip_of: Any, operator: A
     whole = finished(learn(model := score_model(formula), clip_of(values), options), options)
     original = 1 / (1 + math.exp(-float(formula(torch.tensor([values])))))
     # the clip as it is, by the other operator's name, and a few windows
-    known = Known([("reverse", (0.0,) * 6, original)])
+    known = Known([(Row("reverse", (0.0,) * 6), original)])
     for window in ((1, 3), (2, 6), (3, 5)):
         mask = [float(window[0] <= t < window[1]) for t in range(6)]
         shown = frozen_by(values, mask) if operator == "freeze" else reversed_by(values, mask)
-        known.add(operator, mask, 1 / (1 + math.exp(-float(formula(torch.tensor([shown]))))))
+        known.add(Row(operator, tuple(mask), options.pair, options.threshold), 1 / (1 + math.exp(-float(formula(torch.tensor([shown]))))))
     state = begin(options, 6, known)
     while not state.done:
         state = advance(model := score_model(formula), clip_of(values), 0, options, state, max_steps=100)

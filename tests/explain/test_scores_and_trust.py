@@ -10,7 +10,8 @@ import torch
 from chronolens.errors import NonFiniteResultError, UnknownClassError
 from chronolens.explain.blobs import blob_statistics, find_blobs
 from chronolens.explain.drops import drop
-from chronolens.explain.known import Known
+from chronolens.explain.known import Known, Row
+from chronolens.explain.objective import operator_matrix
 from chronolens.explain.protocol import Passes
 from chronolens.explain.scores import explain_scores
 from chronolens.explain.segments import active, length, segments
@@ -36,9 +37,9 @@ def test_scores_by_pencil(score_model, clip_of):
     assert (soft["reverse"], hard["reverse"]) == (probability(1.8), probability(1))
     # Learned reverse mask: run 1..3, v = .2: p3 = .8*4 + .2*1 = 3.4, p1 = .8*1 + .2*4 = 1.6. Thresholded: only frame 3 is on, a run of one.
     assert (soft["reverse_learned"], hard["reverse_learned"]) == (probability(1.8), probability(3))
-    # Freeze 0 0 1 1 and its reversal, the learned mask 0 0 0 1: nine perturbations in all, none scored twice.
-    assert found["passes"] == Passes(9)
-    assert sum(model.calls) == 9
+    # Nine perturbations, of which one changes nothing: the thresholded reverse mask 0 0 0 1, a run of one frame.
+    assert found["passes"] == Passes(8)
+    assert sum(model.calls) == 8
     # The symmetric rule: v = (.6 + .8) / 2 = .7, p3 = .3*4 + .7*2 = 2.6.
     assert explain_scores(model, clip, 0, [0.0, 0.0, 0.6, 0.8], None, pair="mean")["soft"]["reverse"] == probability(1.6)
 
@@ -53,19 +54,48 @@ def test_scores_that_were_not_asked_for(score_model, clip_of):
 
 def test_scores_that_are_known_cost_nothing(score_model, clip_of):
     model, clip = score_model(lambda b: b[:, 3] - b[:, 1]), clip_of([0.0, 1.0, 2.0, 4.0])
-    known = Known([("freeze", (0.0, 0.0, 0.0, 0.0), 0.25), ("freeze", (0.0, 1.0, 1.0, 1.0), 0.5), ("reverse", (1.0,) * 4, 0.75)])
+    known = Known([(Row("freeze", (0.0,) * 4), 0.25), (Row("freeze", (0.0, 1.0, 1.0, 1.0)), 0.5), (Row("reverse", (1.0,) * 4), 0.75)])
     found = explain_scores(model, clip, 0, [0.0, 1.0, 1.0, 1.0], None, known=known)
     # what was known is believed: the clip itself, every frame frozen (frame 0 makes no difference), the clip backwards
     assert (found["soft"]["original"], found["soft"]["fully_frozen"], found["soft"]["fully_reversed"]) == (0.25, 0.5, 0.75)
     assert found["soft"]["freeze"] == found["thresholded"]["freeze"] == 0.5
     assert found["passes"] == Passes(1)  # the reverse operator on 0 1 1 1, once for soft and thresholded
-    assert known.get("reverse", (0.0, 1.0, 1.0, 1.0)) == found["soft"]["reverse"] == probability(1 - 4)
+    assert known.get(Row("reverse", (0.0, 1.0, 1.0, 1.0))) == found["soft"]["reverse"] == probability(1 - 4)
     chance, passes = better_than_chance(model, clip, 0, [0.0, 1.0, 1.0, 1.0], "reverse", known=known)
     assert (chance["windows"], passes) == (1, Passes(1))  # 1 1 1 0; the mask's own score is known by now
     again, none = better_than_chance(model, clip, 0, [0.0, 1.0, 1.0, 1.0], "reverse", known=known)
     assert (again, none) == (chance, Passes(0))
     assert Known.from_json(json.loads(json.dumps(known.to_json()))) == known
     assert len(known) == 5
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Row("freeze", (1.0, 0.0, 0.5)), Row("freeze", (0.0, 0.0, 0.5)), True),  # frame 0 has none before it
+        (Row("freeze", (1.0, 0.0, 0.0)), Row("reverse", (0.0, 0.0, 0.0)), True),  # the clip as it is
+        (Row("reverse", (0.0, 1.0, 0.0)), Row("freeze", (0.0, 0.0, 0.0)), True),  # a run of one frame
+        (Row("reverse", (0.6, 0.9, 0.6)), Row("reverse", (0.6, 0.2, 0.6)), True),  # the middle of a run stays
+        (Row("reverse", (0.6, 0.9, 0.2)), Row("reverse", (0.6, 0.9, 0.4)), True),  # the earlier value of a pair counts
+        (Row("reverse", (0.6, 0.9, 0.2), "mean"), Row("reverse", (0.6, 0.9, 0.4), "mean"), False),
+        (Row("reverse", (0.6, 0.9, 0.6), "mean"), Row("reverse", (0.6, 0.9, 0.6), "earlier"), True),
+        (Row("reverse", (1.0, 1.0, 1.0), "mean", 0.1), Row("reverse", (1.0, 1.0, 1.0), "mean", 1.0), False),  # nothing is above 1
+        (Row("reverse", (0.6, 0.3, 0.6), "mean", 0.2), Row("reverse", (0.6, 0.3, 0.6), "mean", 0.4), False),
+        (Row("freeze", (0.0, 1.0, 1.0)), Row("reverse", (0.0, 1.0, 1.0)), False),
+    ],
+)
+def test_what_makes_two_perturbations_the_same(one, other, same):
+    assert (one.key() == other.key()) == same
+    masks = [torch.tensor([row.values], dtype=torch.float64) for row in (one, other)]
+    matrices = [operator_matrix(row.operator, mask, row.pair, row.threshold) for row, mask in zip((one, other), masks, strict=True)]
+    assert torch.allclose(*matrices) == same
+
+
+def test_a_threshold_that_nothing_passes_does_not_reach_the_fully_reversed_score(score_model, clip_of):
+    model, clip = score_model(lambda b: b[:, 3] - b[:, 1]), clip_of([0.0, 1.0, 2.0, 4.0])
+    found = explain_scores(model, clip, 0, [1.0] * 4, None, threshold=1.0)
+    assert found["soft"]["reverse"] == found["soft"]["original"] == probability(3)
+    assert found["soft"]["fully_reversed"] == probability(-2)
 
 
 def test_scores_of_wrong_classes_and_broken_networks(score_model, clip_of):

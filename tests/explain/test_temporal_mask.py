@@ -134,7 +134,7 @@ def test_published_presets_cost_what_they_say(motion, preset, steps):
     start = len(state.scores)
     # Every step is a forward pass and a gradient by the input; the last mask is evaluated once more. No weight gradient, ever.
     assert mask.passes == Passes(start + steps + 1, steps, 0)
-    assert (mask.steps, len(state.history)) == (steps, steps + 1)
+    assert (mask.steps, len(state.history), state.complete) == (steps, steps, True)
     assert sum(model.calls) == mask.passes.forward
     if preset == "paper":  # 300 steps of 0.001 move a logit by about 0.3: the mask stays its start
         assert max(abs(abs(logit) - 5.0) for logit in state.adam.logits) <= 0.35

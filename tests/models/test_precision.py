@@ -138,6 +138,14 @@ def test_a_processor_with_broken_kernels_gets_float32(monkeypatch: pytest.Monkey
     assert chosen_precision(CPU) == "bfloat16"  # who asks for it gets it
 
 
+def test_both_kinds_of_convolution_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = F.conv2d
+    monkeypatch.setattr(
+        F, "conv2d", lambda pixels, kernel, padding: right(pixels, kernel, padding=padding) + (pixels.dtype == torch.bfloat16)
+    )
+    assert not convolves_rightly(CPU)
+
+
 @pytest.mark.parametrize("wrong", ["float16", "bf16", "Float32", "9" * 100])
 def test_other_precisions_are_refused(monkeypatch: pytest.MonkeyPatch, store: Path, wrong: str) -> None:
     monkeypatch.setenv("CHRONOLENS_PRECISION", wrong)

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from chronolens.explain.known import Known
+from chronolens.explain.known import Known, Row
 from chronolens.explain.objective import class_scores, operator_matrix, perturbed_scores, reordered_scores
 from chronolens.explain.perturbation import apply
 from chronolens.explain.protocol import Passes, VideoModel
-from chronolens.explain.words import RUN_THRESHOLD, Operator, PairRule
-
-
-@dataclass(frozen=True)
-class Row:
-    """One perturbation to score: an operator and its T mask values, with the rule and threshold of the reverse operator."""
-
-    operator: Operator
-    values: tuple[float, ...]
-    pair: PairRule = "earlier"
-    threshold: float = RUN_THRESHOLD
 
 
 @dataclass(frozen=True)
@@ -73,28 +62,29 @@ class Evaluation:
         return [slopes[row].tolist() for row in rows]
 
 
+def unknown(rows: Iterable[Row], known: Known) -> list[Row]:
+    """Return one row for each perturbation whose score is not known."""
+    return list({row.key(): row for row in rows if known.get(row) is None}.values())
+
+
 def score_rows(model: VideoModel, clip: Tensor, target: int, rows: Sequence[Row], known: Known) -> tuple[list[float], Passes]:
     """Score one clip (1, C, T, H, W) under some perturbations, without gradients and without asking again for what is known.
 
     Returns:
         One softmax probability for each row, which may be NaN when the network's is, and what it cost. ``known`` learns the finite ones.
     """
-    fresh = list(dict.fromkeys(row for row in rows if known.get(row.operator, row.values) is None))
-    found: list[float] = []
+    fresh = unknown(rows, known)
+    here = Known()
     if fresh:
         masks = (torch.tensor([row.values], dtype=torch.float64) for row in fresh)
         matrices = torch.cat([_matrix(row, mask) for row, mask in zip(fresh, masks, strict=True)])
-        found = perturbed_scores(model, clip, matrices, target)
-    here = Known((row.operator, row.values, score) for row, score in zip(fresh, found, strict=True))
-    scores = []
-    for row in rows:
-        score = known.get(row.operator, row.values)
-        score = here.get(row.operator, row.values) if score is None else score
-        scores.append(math.nan if score is None else score)
-    for row, score in zip(fresh, found, strict=True):
-        if math.isfinite(score):
-            known.add(row.operator, row.values, score)
-    return scores, Passes(forward=len(fresh))
+        for row, score in zip(fresh, perturbed_scores(model, clip, matrices, target), strict=True):
+            here.add(row, score)
+            if math.isfinite(score):
+                known.add(row, score)
+    scores = [known.get(row) for row in rows]
+    found = [here.get(row) if score is None else score for row, score in zip(rows, scores, strict=True)]
+    return [math.nan if score is None else score for score in found], Passes(forward=len(fresh))
 
 
 def _matrix(row: Row, mask: Tensor) -> Tensor:

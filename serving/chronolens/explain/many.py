@@ -16,7 +16,8 @@ from torch import Tensor
 
 from chronolens.errors import ChronolensError
 from chronolens.explain import memory
-from chronolens.explain.evaluation import Evaluation, Row, Work
+from chronolens.explain.evaluation import Evaluation, Work
+from chronolens.explain.known import Row
 from chronolens.explain.mask_state import LearnedMask, MaskState
 from chronolens.explain.presets import MaskSettings
 from chronolens.explain.protocol import Passes, VideoModel, frozen, gradients, ordinary
@@ -103,11 +104,13 @@ def learn_many(
         on_round: told (masks done, masks) after each round.
 
     Returns:
-        One outcome for each task, in order.
+        One outcome for each task, in order. Passes that failed are not counted.
 
     Raises:
-        ValueError: a clip is not one clip of T frames, or a number of restarts is below 1.
+        ValueError: a clip is not one clip of T frames, or ``rows`` or a number of restarts is below 1.
     """
+    if rows is not None and rows < 1:
+        raise ValueError("a pass needs at least one row")
     with gradients(), frozen(model):
         runs = [run for index, task in enumerate(tasks) for run in _runs(index, task)]
         limits = {run.clip.shape: rows or 0 for run in runs}
@@ -181,8 +184,12 @@ def _tell(run: _Run, question: Question, items: Sequence[_Item]) -> None:
         return
     wanted = tell(run.options, run.state, question, [item.score for item in items])
     slope = items[0].slope
-    if wanted and slope is not None:
+    if slope is None:
+        return
+    if wanted:
         tell_slope(run.options, run.state, slope)
+    else:  # taken with the others of its pass, though its score was not finite
+        run.state.passes += Passes(input_gradient=1)
 
 
 def _fitting(model: VideoModel, clip: Tensor) -> int:

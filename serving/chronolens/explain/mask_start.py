@@ -9,17 +9,15 @@ import numpy as np
 import torch
 
 from chronolens.explain.adam import Adam
-from chronolens.explain.evaluation import Row
-from chronolens.explain.known import Known
+from chronolens.explain.evaluation import unknown
+from chronolens.explain.known import Known, Row
 from chronolens.explain.mask_state import MaskState, Optimum, penalties, record, sigmoid
-from chronolens.explain.objective import window_masks
+from chronolens.explain.objective import ROWS, window_masks
 from chronolens.explain.presets import MaskSettings
 from chronolens.explain.protocol import Passes
 from chronolens.explain.trust_region import Region
 from chronolens.explain.window_search import Window, all_windows, first_windows, next_windows
 
-ROWS = 4
-"""Candidates in one forward pass: bounds the memory, and fixes the batch shape so that results can be repeated."""
 KEPT_EFFECT = 0.9
 START_LOGIT = 5.0
 """Size of the logits that Adam starts from: on = +, off = -. The published value."""
@@ -54,23 +52,22 @@ def plan(settings: MaskSettings, state: MaskState) -> None:
 def candidates(settings: MaskSettings, state: MaskState, rows: int = ROWS) -> list[Row]:
     """Return the perturbations to score next, in the order in which :func:`tell` wants their scores; never none in the phase ``start``."""
     frames, first = len(state.point), len(state.scores)
-    if _is_central(settings):  # the series stops at the first mask that loses the effect: one at a time, none too many
+    if settings.central:  # the series stops at the first mask that loses the effect: one at a time, none too many
         rows = max(1, 3 - first)
     asked = [_row(settings, frames, index, state.windows[index]) for index in range(first, min(first + rows, len(state.windows)))]
-    known = [state.known.get(row.operator, row.values) for row in asked]
-    return [row for row, score in zip(asked, known, strict=True) if score is None]
+    return unknown(asked, state.known)
 
 
 def tell(settings: MaskSettings, state: MaskState, rows: Sequence[Row], scores: Sequence[float]) -> None:
     """Take the scores of candidates and, when enough is known, set the start."""
     state.passes += Passes(forward=len(rows))
-    _take(settings, state, Known((row.operator, row.values, score) for row, score in zip(rows, scores, strict=True)))
+    _take(settings, state, Known(zip(rows, scores, strict=True)))
 
 
 def scored(settings: MaskSettings, state: MaskState) -> Known:
     """Return what was found out about the candidates, for whoever asks for the same perturbations again."""
     rows = [_row(settings, len(state.point), index, window) for index, window in enumerate(state.windows[: len(state.scores)])]
-    return Known((row.operator, row.values, score) for row, score in zip(rows, state.scores, strict=True) if score is not None)
+    return Known((row, score) for row, score in zip(rows, state.scores, strict=True) if score is not None)
 
 
 def optimum(settings: MaskSettings, state: MaskState) -> Optimum | None:
@@ -90,13 +87,15 @@ def _take(settings: MaskSettings, state: MaskState, fresh: Known) -> None:
             continue
         index = len(state.scores)
         row = _row(settings, len(state.point), index, state.windows[index])
-        score = fresh.get(row.operator, row.values)
-        score = state.known.get(row.operator, row.values) if score is None else score
+        score = fresh.get(row)
+        score = state.known.get(row) if score is None else score
         if score is None:
             return
         state.scores.append(score if math.isfinite(score) else None)
-        if _is_central(settings):
+        if settings.central:
             _central(settings, state)
+        else:
+            record(state, settings, row.values, score)
 
 
 def _search(settings: MaskSettings, state: MaskState) -> None:
@@ -115,16 +114,12 @@ def _search(settings: MaskSettings, state: MaskState) -> None:
             state.windows.extend(fresh)
             return
     order = sorted(range(1, len(totals)), key=totals.__getitem__) or [0]
-    for index in (0, order[0]):
-        score = state.scores[index]
-        if score is not None:
-            record(state, settings, _mask(frames, state.windows[index]), score)
     if settings.steps == 0:
         state.phase, state.converged = "done", None not in state.scores
         return
     best = state.windows[order[0]]
     limit = totals[order[0]] + RIVAL
-    rivals = [index for index in order if totals[index] <= limit and _shared(state.windows[index], best) < SHARED][:1]
+    rivals = [index for index in order[1:] if totals[index] <= limit and _shared(state.windows[index], best) < SHARED][:1]
     _begin_steps(settings, state, [_logits(frames, state.windows[index]) for index in (order[0], *rivals)])
 
 
@@ -172,7 +167,7 @@ def _family(settings: MaskSettings, frames: int) -> list[Window]:
 
 def _row(settings: MaskSettings, frames: int, index: int, window: Window) -> Row:
     # the published yardstick is the clip with every frame equal to the first, whichever operator is learned
-    operator = "freeze" if _is_central(settings) and index == 1 else settings.operator
+    operator = "freeze" if settings.central and index == 1 else settings.operator
     return Row(operator, tuple(_mask(frames, window)), settings.pair, settings.threshold)
 
 
@@ -199,7 +194,3 @@ def _shared(one: Window, other: Window) -> float:
     """Return the frames of both as a share of the frames of either."""
     both = max(0, min(one[1], other[1]) - max(one[0], other[0]))
     return both / max(1, (one[1] - one[0]) + (other[1] - other[0]) - both)
-
-
-def _is_central(settings: MaskSettings) -> bool:
-    return settings.init in ("central", "authors-central")

@@ -108,10 +108,11 @@ class MaskState:
         known: scores that need no pass.
         adam, region: what the optimiser remembers, None for the one that does not run.
         rivals: T mask values of further starts that wait for their turn.
-        history: objective of every mask that was evaluated in the phase ``steps``.
+        history: objective of every mask that was evaluated in the phase ``steps``, the one after Adam's last step left out.
         best, last: the best and the latest mask that was evaluated.
         passes: cost so far.
         converged: see LearnedMask.
+        complete: the mask after Adam's last step has its objective.
     """
 
     point: list[float]
@@ -128,6 +129,7 @@ class MaskState:
     last: Iterate | None = None
     passes: Passes = field(default_factory=Passes)
     converged: bool = False
+    complete: bool = False
 
     @property
     def done(self) -> bool:

@@ -75,6 +75,11 @@ class MaskSettings:
         return asdict(self)
 
     @property
+    def central(self) -> bool:
+        """The start is one of the published series of central masks."""
+        return self.init in ("central", "authors-central")
+
+    @property
     def forward_only(self) -> bool:
         """No gradient is ever asked for."""
         return self.init == "exhaustive" and self.steps == 0
@@ -149,6 +154,8 @@ def settings(preset: str = "default", operator: Operator = "freeze", *, dataset:
     l1, tv = WEIGHTS[dataset]
     given = {name: value for name, value in overrides.items() if value is not None}
     made = replace(PRESETS[preset], operator=operator, **{"l1": l1, "tv": tv, **given})
+    if made.steps == 0 and made.init != "exhaustive" and "steps" not in given:
+        raise OptionsError(f"The preset {preset!r} takes no steps, so another start needs steps too.", pointer="/mask/init")
     _check(made)
     return made
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from chronolens.explain.drops import drop
-from chronolens.explain.evaluation import Row, score_rows
-from chronolens.explain.known import Known
+from chronolens.explain.evaluation import score_rows
+from chronolens.explain.known import Known, Row
 from chronolens.explain.protocol import Passes, VideoModel, require_finite
 from chronolens.explain.words import ON, RUN_THRESHOLD, PairRule
 
@@ -69,14 +69,16 @@ def explain_scores(
 
     Source: Mänttäri et al. 2020.
     """
-    rows = _rows(clip.shape[2], freeze, reverse, pair, threshold)
+    rows = score_table_rows(clip.shape[2], freeze, reverse, pair, threshold)
     scores, passes = score_rows(model, clip, target, list(rows.values()), Known() if known is None else known)
     require_finite(torch.tensor(scores, dtype=torch.float64), "scores")
     found = dict(zip(rows, scores, strict=True))
     return {"soft": _table(found, ""), "thresholded": _table(found, "hard "), "passes": passes}
 
 
-def _rows(frames: int, freeze: MaskValues | None, reverse: MaskValues | None, pair: PairRule, threshold: float) -> dict[str, Row]:
+def score_table_rows(
+    frames: int, freeze: MaskValues | None, reverse: MaskValues | None, pair: PairRule, threshold: float
+) -> dict[str, Row]:
     """Return the perturbation behind each score that is wanted; the original comes first."""
     ones = (1.0,) * frames
     rows = {"original": Row("freeze", (0.0,) * frames), "fully_frozen": Row("freeze", ones), "fully_reversed": Row("reverse", ones)}

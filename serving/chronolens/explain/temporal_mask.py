@@ -26,10 +26,10 @@ from torch import Tensor
 
 from chronolens.errors import OptionsError
 from chronolens.explain import mask_start, trust_region
-from chronolens.explain.evaluation import Evaluation, Row, Work
-from chronolens.explain.known import Known
+from chronolens.explain.evaluation import Evaluation, Work, score_rows
+from chronolens.explain.known import Known, Row
 from chronolens.explain.mask_state import Iterate, LearnedMask, MaskState, Objective, penalties, record, settled, sigmoid
-from chronolens.explain.objective import operator_matrix, perturbed_scores
+from chronolens.explain.objective import ROWS
 from chronolens.explain.presets import PRESETS, MaskSettings, settings
 from chronolens.explain.protocol import Passes, VideoModel, frozen, gradients, ordinary
 from chronolens.explain.trust_region import Region
@@ -46,10 +46,18 @@ USUAL_STEPS = 14
 
 @dataclass(frozen=True)
 class Question:
-    """Rows to score next, and whether slopes may be asked for afterwards. ``last`` marks the mask that only needs its objective."""
+    """What a state wants to know next.
+
+    Args:
+        rows: perturbations to score.
+        differentiable: slopes may be asked for afterwards.
+        exact: scores that are reported or compared with reported ones, so that a network of higher precision should give them.
+        last: the mask after Adam's last step, of which only the objective is wanted.
+    """
 
     rows: list[Row]
     differentiable: bool = False
+    exact: bool = False
     last: bool = False
 
 
@@ -104,7 +112,7 @@ def advance(
         max_steps: most steps of this slice.
         should_stop: asked before each step; True ends the slice.
         on_step: called with the new state after each step.
-        judge: network of higher precision that scores the mask after Adam's last step in place of ``model``.
+        judge: network of higher precision that answers what should be exact in place of ``model``.
 
     Raises:
         UnknownClassError: the model has no such class.
@@ -119,7 +127,7 @@ def advance(
                 break
             question = ask(options, state, rows_at_once(model))
             work = [Work(clip, target, row) for row in question.rows]
-            network = judge if judge is not None and question.last else model
+            network = judge if judge is not None and question.exact else model
             found = Evaluation(network, work, differentiable=question.differentiable)
             if tell(options, state, question, found.scores):
                 tell_slope(options, state, found.slopes([0])[0])
@@ -130,7 +138,7 @@ def advance(
 
 def rows_at_once(model: VideoModel) -> int:
     """Return how many windows the exhaustive search scores at once."""
-    return ORDER_ROWS if getattr(model, "reads_in_order", False) else mask_start.ROWS
+    return ORDER_ROWS if getattr(model, "reads_in_order", False) else ROWS
 
 
 def check_clip(clip: Tensor, state: MaskState) -> None:
@@ -139,12 +147,13 @@ def check_clip(clip: Tensor, state: MaskState) -> None:
         raise ValueError(f"a mask of {len(state.point)} frames does not fit a clip of shape {tuple(clip.shape)}")
 
 
-def ask(options: MaskSettings, state: MaskState, rows: int = mask_start.ROWS) -> Question:
+def ask(options: MaskSettings, state: MaskState, rows: int = ROWS) -> Question:
     """Return what a state that is not done wants to know next; only the exhaustive search takes more than four rows."""
     if state.phase == "start":
-        return Question(mask_start.candidates(options, state, rows if options.init == "exhaustive" else min(rows, mask_start.ROWS)))
+        few = mask_start.candidates(options, state, rows if options.init == "exhaustive" else min(rows, ROWS))
+        return Question(few, exact=options.central)  # a handful, and most of them are reported as scores
     last = options.optimiser == "adam" and state.step >= options.steps
-    return Question([Row(options.operator, tuple(state.point), options.pair, options.threshold)], not last, last)
+    return Question([_row(options, state.point)], differentiable=not last, exact=last, last=last)
 
 
 def tell(options: MaskSettings, state: MaskState, question: Question, scores: Sequence[float]) -> bool:
@@ -157,11 +166,13 @@ def tell(options: MaskSettings, state: MaskState, question: Question, scores: Se
     if not record(state, options, state.point, score) or state.last is None:
         state.phase, state.converged = "done", False
         return False
+    if question.last:  # perhaps by another network than the others, so it says nothing about how they settled
+        state.phase, state.complete = "done", True
+        return False
     state.history.append(state.last.total)
     if state.region is None:
         state.converged = settled(state.history)
-        state.phase = "done" if question.last else state.phase
-        return not question.last
+        return True
     state.step += state.region.point is not None
     return True
 
@@ -198,27 +209,34 @@ def finished(state: MaskState, options: MaskSettings) -> LearnedMask:
     )
 
 
-def judged(state: MaskState, options: MaskSettings) -> bool:
-    """Tell whether the mask of a state that is done was scored by the ``judge`` of :func:`advance`."""
-    return options.keep == "last" and options.optimiser == "adam" and state.step >= options.steps and state.last is not None
+def rescored(
+    model: VideoModel, clip: Tensor, target: int, options: MaskSettings, mask: LearnedMask, known: Known | None = None
+) -> LearnedMask:
+    """Return the mask with its objective computed anew, by a network of higher precision than the one it was learned on.
 
-
-def found_out(state: MaskState, options: MaskSettings) -> Known:
-    """Return the scores of the candidates for the start, for whoever asks for the same perturbations again."""
-    return mask_start.scored(options, state)
-
-
-def rescored(model: VideoModel, clip: Tensor, target: int, options: MaskSettings, mask: LearnedMask) -> LearnedMask:
-    """Return the mask with its objective computed anew, by a network of higher precision than the one it was learned on. One forward pass.
-
-    A score that is not finite makes the objective None and ``converged`` false.
+    One forward pass, none when the score is known. A score that is not finite makes the objective None and ``converged`` false. When the
+    clip as it is is known to have a lower objective, the empty mask is returned in its place.
     """
-    masks = torch.tensor([mask.values], dtype=torch.float64)
-    (score,) = perturbed_scores(model, clip, operator_matrix(options.operator, masks, options.pair, options.threshold), target)
-    l1, tv = (float(term[0]) for term in penalties(masks, options))
-    finite = math.isfinite(score)
-    objective = Objective(l1 + tv + score, l1, tv, score) if finite else Objective()
-    return replace(mask, objective=objective, converged=mask.converged and finite, passes=mask.passes + Passes(forward=1))
+    known = Known() if known is None else known
+    row = _row(options, mask.values)
+    (score,), passes = score_rows(model, clip, target, [row], known)
+    found = replace(mask, objective=_objective_of(options, row, score), passes=mask.passes + passes)
+    empty = _row(options, [0.0] * len(mask.values))
+    other = known.get(empty)
+    if not math.isfinite(score):
+        return replace(found, converged=False)
+    if other is None or found.objective.total is None or other >= found.objective.total:
+        return found
+    return replace(found, values=empty.values, objective=_objective_of(options, empty, other))
+
+
+def _objective_of(options: MaskSettings, row: Row, score: float) -> Objective:
+    l1, tv = (float(term) for term in penalties(torch.tensor(row.values, dtype=torch.float64), options))
+    return Objective(l1 + tv + score, l1, tv, score) if math.isfinite(score) else Objective()
+
+
+def _row(options: MaskSettings, values: Sequence[float]) -> Row:
+    return Row(options.operator, tuple(values), options.pair, options.threshold)
 
 
 def progress(state: MaskState, options: MaskSettings) -> tuple[int, int]:
@@ -236,7 +254,7 @@ def _go_on(options: MaskSettings, state: MaskState, region: Region) -> None:
     if state.step < options.steps and trust_region.propose(region, options) and region.point is not None:
         state.point = region.point
         return
-    if state.best is not None and region.total is not None and region.total <= state.best.total + trust_region.GAIN:
+    if state.best is not None and region.total is not None and region.total <= state.best.total:
         state.converged = trust_region.converged(region, options)
     if state.rivals and state.step < options.steps:
         state.point = state.rivals.pop(0)

@@ -8,8 +8,8 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from chronolens.explain.evaluation import Row, score_rows
-from chronolens.explain.known import Known
+from chronolens.explain.evaluation import score_rows
+from chronolens.explain.known import Known, Row
 from chronolens.explain.protocol import Passes, VideoModel, require_finite
 from chronolens.explain.words import ON, RUN_THRESHOLD, Operator, PairRule
 
@@ -54,18 +54,22 @@ def better_than_chance(
         UnknownClassError: the model has no such class.
         NonFiniteResultError: the network returned NaN or infinity.
     """
-    frames = clip.shape[2]
-    if len(mask) != frames:
-        raise ValueError(f"a mask of {len(mask)} values does not fit {frames} frames")
-    own = tuple(float(value > ON) for value in mask)
-    length = int(sum(own))
-    windows = [tuple(float(first <= t < first + length) for t in range(frames)) for first in range(frames - length + 1)]
-    others = [window for window in windows if window != own]
-    if length == 0 or not others:
+    if len(mask) != clip.shape[2]:
+        raise ValueError(f"a mask of {len(mask)} values does not fit {clip.shape[2]} frames")
+    rows = rank_rows(mask, operator, pair, threshold)
+    if not rows:
         return {"p_value": None, "windows": 0}, Passes()
-    rows = [Row(operator, values, pair, threshold) for values in (own, *others)]
     found, passes = score_rows(model, clip, target, rows, Known() if known is None else known)
     scores = torch.tensor(found, dtype=torch.float64)
     require_finite(scores, "scores")
     as_low = int((scores[1:] <= scores[0] + TIE).sum())
-    return {"p_value": (1 + as_low) / (1 + len(others)), "windows": len(others)}, passes
+    return {"p_value": (1 + as_low) / len(rows), "windows": len(rows) - 1}, passes
+
+
+def rank_rows(mask: Sequence[float], operator: Operator, pair: PairRule, threshold: float) -> list[Row]:
+    """Return the thresholded mask and then all other windows of its length; nothing when there is none."""
+    frames, own = len(mask), tuple(float(value > ON) for value in mask)
+    length = int(sum(own))
+    windows = [tuple(float(first <= t < first + length) for t in range(frames)) for first in range(frames - length + 1)]
+    others = [window for window in windows if window != own]
+    return [Row(operator, values, pair, threshold) for values in (own, *others)] if length and others else []

@@ -1,6 +1,6 @@
 """A network in bfloat16: two to six times as fast as float32 on processors that multiply it natively, at 8 bits of mantissa.
 
-Learning a mask asks the network some hundred times which way is down; that bfloat16 can tell. It also decides which iterate or window is
+Learning a mask asks the network many times which way is down; that bfloat16 can tell. It also decides which iterate or window is
 kept and when to stop. The scores, objective, heat maps and ranks that are reported come from the float32 network.
 """
 
@@ -27,7 +27,7 @@ PRECISIONS: tuple[Precision, ...] = ("auto", "float32", "bfloat16")
 class InBfloat16(nn.Module):
     """A copy of a network with bfloat16 weights that takes and returns float32, as a :class:`chronolens.explain.protocol.VideoModel`.
 
-    ``benchmarks/precision.py`` measures how far its scores are from those in float32, and how much faster it is.
+    ``benchmarks/bench_masks.py`` measures how far its scores are from those in float32, and how much faster it is.
     """
 
     def __init__(self, network: VideoNetwork) -> None:
@@ -74,20 +74,24 @@ def chosen_precision(device: torch.device) -> Literal["float32", "bfloat16"]:
 
 
 def convolves_rightly(device: torch.device) -> bool:
-    """Compare a small 3-D convolution and its input gradient in bfloat16 with float32; True when both are right to within rounding.
+    """Compare a small convolution and its input gradient in bfloat16 with float32, in three dimensions and in two.
 
-    Asked once at start, because a processor that has the instructions may still have a broken kernel for them.
+    Asked once at start, because a processor that has the instructions may still have a broken kernel for them. True when all are right
+    to within rounding.
     """
+    return all(_within_rounding(device, *shape) for shape in (((4, 10, 10), torch.channels_last_3d), ((10, 10), torch.contiguous_format)))
+
+
+def _within_rounding(device: torch.device, size: tuple[int, ...], memory_format: torch.memory_format) -> bool:
     generator = torch.Generator().manual_seed(0)
-    pixels, weights, slope = (
-        torch.randn(size, generator=generator) for size in ((1, 16, 4, 10, 10), (32, 16, 3, 3, 3), (1, 32, 4, 10, 10))
-    )
+    shapes = ((1, 16, *size), (32, 16, *[3] * len(size)), (1, 32, *size))
+    pixels, weights, slope = (torch.randn(shape, generator=generator) for shape in shapes)
+    convolve = torch.nn.functional.conv3d if len(size) == 3 else torch.nn.functional.conv2d
     found = []
     with torch.inference_mode(False), torch.enable_grad():
         for dtype in (torch.float32, torch.bfloat16):
-            given = pixels.to(device, dtype, memory_format=torch.channels_last_3d).requires_grad_()
-            kernel = weights.to(device, dtype, memory_format=torch.channels_last_3d)
-            answer = torch.nn.functional.conv3d(given, kernel, padding=1)
+            given = pixels.to(device, dtype, memory_format=memory_format).requires_grad_()
+            answer = convolve(given, weights.to(device, dtype, memory_format=memory_format), padding=1)
             (back,) = torch.autograd.grad(answer, given, slope.to(device, dtype))
             found.append((answer.detach().float(), back.float()))
     return all(float((rough - exact).norm()) <= ROUNDING * float(exact.norm()) for exact, rough in zip(*found, strict=True))
