@@ -16,7 +16,7 @@ class VideoNetwork(nn.Module, ABC):
     Attributes:
         default_layer: dotted name of the module whose output is mapped by Grad-CAM unless the caller names another.
         time_first_layers: modules that return (N, T, C, H, W); all others return (N, C, T, H, W).
-        memory_format: of the weights, the one in which the network is fastest.
+        memory_format: in which low-precision arithmetic is fastest.
         reads_in_order: frames are read one after another, and ``logits_of_orders`` reads common beginnings once.
     """
 

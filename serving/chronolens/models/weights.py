@@ -118,7 +118,6 @@ def load_model(record: WeightsRecord, store: Path) -> VideoNetwork:
     except RuntimeError as error:
         raise WeightsError(f"the weights of {record.name} do not fit the architecture: {error}") from error
     model.eval().requires_grad_(False)
-    model.to(memory_format=model.memory_format)  # type: ignore[call-overload]
     return model
 
 
