@@ -344,3 +344,37 @@ def test_a_result_of_before_masks_named_their_precision_can_still_be_read(engine
         del mask["dtype"]
     read = type(result).model_validate(document)
     assert {mask.dtype for mask in read.masks.values()} == {"float32"}
+
+
+@pytest.mark.parametrize("preset", ["default", "exhaustive"])
+def test_progress_shows_the_mask_so_far_and_cancelling_ends_within_a_step(step_engine, step_clip, preset, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "SLICE_SECONDS", 0.0)  # every step is a slice, as with a slow network
+    seen, questions = [], []
+    learn = step_engine.learn
+
+    def counted(*arguments, **more):
+        questions.append(arguments[3])
+        return learn(*arguments, **more)
+
+    monkeypatch.setattr(step_engine, "learn", counted)
+    options = ExplanationOptions(model="step", mask=MaskOptions(preset=preset), methods=["freeze"], artefacts=[])
+    info = step_engine.describe("step")
+    pipeline.explain(step_engine, step_clip, options, info, tmp_path, report=seen.append)
+    masks = [entry for entry in seen if entry.phase == "freeze"]
+    assert len(masks) == len(questions) > 5
+    assert all(len(entry.partial) == 16 for entry in masks)
+    assert sum(max(entry.partial) > 0.5 for entry in masks) > len(masks) / 2  # the best so far, while windows are still searched
+    assert [entry.done for entry in masks] == sorted(entry.done for entry in masks)
+    assert masks[-1].done == masks[-1].total
+
+    class Cancelled(Exception):  # noqa: N818  # what a removed job raises from its report
+        pass
+
+    def cancel(progress):
+        if progress.phase == "freeze":
+            raise Cancelled
+
+    questions.clear()
+    with pytest.raises(Cancelled):
+        pipeline.explain(step_engine, step_clip, options, info, tmp_path, report=cancel)
+    assert len(questions) == 1
