@@ -4,7 +4,8 @@ The process models the log-odds of the class over the two ends of a window: a pr
 log-odds are not. Penalties are known exactly and need no model. The next windows are those with the largest expected improvement
 (Jones et al. 1998), taken within 1.5 standard deviations of the guess, which ends the search earlier than the whole bell would. Windows of
 one batch are chosen one after the other, each as if the ones before had come out as expected. The search ends when nothing promises to gain
-``WORTHWHILE`` any more. On recorded scores of all 120 windows it found the best one with a sixth of them (``docs/adr``, number 5).
+``WORTHWHILE`` any more. On the recorded scores of all 120 windows
+that it was tuned on, it found the best one with a sixth of them (``docs/adr``, number 5).
 """
 
 from __future__ import annotations
