@@ -4,7 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo serve test lint lock clean
+ENGINES := $(VENV)/.engines
+
+.PHONY: setup engines demo serve test lint lock clean
 
 setup: $(READY)
 
@@ -16,6 +18,13 @@ $(READY): constraints.txt pyproject.toml
 	$(BIN)/pip install --quiet torch==2.13.0
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(READY)
+
+# What TorchServe, Triton and ONNX Runtime need on top. TorchServe also needs Java 17, Triton a server: see docs/engines.md.
+engines: $(ENGINES)
+
+$(ENGINES): $(READY) constraints-engines.txt
+	$(BIN)/pip install --quiet --no-deps --require-hashes -r constraints-engines.txt
+	touch $(ENGINES)
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -32,11 +41,14 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Needs uv on the path; the result is installed by pip.
+# Needs uv on the path; the result is installed by pip. The wider set is resolved first, so that both agree.
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 lock:
-	{ head -2 constraints.txt; $(PYTHON) tools/lock_input.py | uv pip compile --quiet --universal --python-version 3.11 \
-	  --generate-hashes --no-annotate --no-header -; } > constraints.new
-	mv constraints.new constraints.txt
+	{ head -2 constraints-engines.txt; $(PYTHON) tools/lock_input.py --engines | $(COMPILE) -; } > constraints-engines.new
+	mv constraints-engines.new constraints-engines.txt
+	grep -v '^ *--hash\|^#' constraints-engines.txt | sed 's/ *\\$$//' > constraints.names
+	{ head -2 constraints.txt; $(PYTHON) tools/lock_input.py | $(COMPILE) --constraints constraints.names -; } > constraints.new
+	mv constraints.new constraints.txt; rm constraints.names
 
 clean:
 	rm -rf $(VENV) demo-out build dist
