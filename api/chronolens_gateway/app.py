@@ -12,7 +12,7 @@ from fastapi import Depends, FastAPI, Request
 from chronolens.options import ExplanationOptions, PredictionOptions
 from chronolens.video.limits import DecodeLimits
 from chronolens_gateway import database, errors, openapi
-from chronolens_gateway.backends.local import LocalBackend
+from chronolens_gateway.backends.choose import open_backend
 from chronolens_gateway.errors import RequestError
 from chronolens_gateway.jobs import Jobs
 from chronolens_gateway.limits import Limits
@@ -89,7 +89,7 @@ async def _start(settings: Settings, metrics: Metrics, stopping: Callable[[], bo
         limits=_limits(settings),
         metrics=metrics,
         storage=storage,
-        backend=LocalBackend(settings.socket),
+        backend=open_backend(settings),
         jobs=jobs,
         decoding=CapacityLimiter(settings.decode_slots),
         predicting=CapacityLimiter(settings.predict_slots),

@@ -125,6 +125,7 @@ STATUS: dict[type[BaseException], int] = {
     NotReadyError: 503,
     library.EngineUnavailableError: 503,
     library.WeightsError: 503,
+    library.DeadlineExceededError: 504,
     SQLAlchemyError: 503,
 }
 

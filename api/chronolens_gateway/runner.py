@@ -19,7 +19,7 @@ from typing import IO
 from dbos import DBOS
 
 from chronolens_gateway import database, logs
-from chronolens_gateway.backends.local import LocalBackend
+from chronolens_gateway.backends.choose import open_backend
 from chronolens_gateway.settings import Settings
 from chronolens_gateway.storage import JobStorage
 from chronolens_gateway.workflow import Context, register
@@ -70,7 +70,7 @@ def _launch(settings: Settings, storage: JobStorage) -> None:
     database.quiet()
     database.migrate(settings)
     DBOS(config=database.runner_config(settings))
-    register(Context(storage, LocalBackend(settings.socket), settings.engine_patience_s))
+    register(Context(storage, open_backend(settings), settings.engine_patience_s))
     DBOS.listen_queues([database.QUEUE])
     database.quiet()
     DBOS.launch()

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
         max_clip_bytes: largest accepted clip.
         decode_slots: clips that are decoded at the same time.
         predict_slots: predictions that are computed at the same time; the others wait.
+        predict_timeout_s: longest wait of a prediction for the models, the queue included.
         max_wait_s: longest wait granted to ``Prefer: wait=N``.
         engine_patience_s: how long a job waits for a restarting engine worker.
     """
@@ -44,6 +45,7 @@ class Settings(BaseSettings):
     max_clip_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
     decode_slots: int = Field(default=2, ge=1)
     predict_slots: int = Field(default=4, ge=1)
+    predict_timeout_s: float = Field(default=30.0, gt=0)
     max_wait_s: float = Field(default=60.0, ge=0)
     engine_patience_s: float = Field(default=120.0, gt=0)
 

@@ -32,7 +32,7 @@ class Child:
 def children(settings: Settings) -> list[Child]:
     """Return the processes of the embedded service."""
     return [
-        Child("engine", ("-m", "chronolens.worker", "--socket", str(settings.socket))),
+        Child("engine", ("-m", "chronolens.pool.server", "--socket", str(settings.socket))),
         Child("runner", ("-m", "chronolens_gateway.runner")),
     ]
 
@@ -73,7 +73,7 @@ class Supervisor:
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 
     async def _run(self, child: Child) -> int:
-        leash = (sys.executable, "-m", "chronolens_gateway.leash", str(os.getpid()))
+        leash = (sys.executable, "-m", "chronolens.leash", str(os.getpid()))
         process = await asyncio.create_subprocess_exec(
             *leash, sys.executable, *child.arguments, stdin=asyncio.subprocess.DEVNULL, env=self._environment, start_new_session=True
         )

@@ -136,7 +136,7 @@ class _Run:
         self._wait_for_engine()  # after a restart of the service it may come up later than this process
         self._check_weights(info)
         result = explain(
-            self._backend.engine(),
+            self._backend.engine(info),
             unpack_clip(self._storage.read_clip(self._id)),
             options,
             info,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
 import threading
 import time
@@ -12,23 +11,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from chronolens.clips import ClipSpec, Frames
-from chronolens.errors import ClipError, NonFiniteResultError
-from chronolens.explain import grad_cam, temporal_mask
+from chronolens.errors import ChronolensError, ClipError, NonFiniteResultError, WeightsError
+from chronolens.explain import grad_cam
 from chronolens.explain.blobs import blob_statistics
 from chronolens.explain.capture import valid_layers
 from chronolens.explain.evaluation import score_rows, unknown
 from chronolens.explain.known import Known, Row
-from chronolens.explain.mask_start import scored
+from chronolens.explain.mask_state import MaskState
 from chronolens.explain.objective import ROWS, operator_matrix
 from chronolens.explain.presets import MaskSettings
 from chronolens.explain.protocol import Passes, VideoModel, class_indices, require_finite
 from chronolens.explain.scores import drop, explain_scores, score_table_rows
 from chronolens.explain.trust import better_than_chance, rank_rows
 from chronolens.explain.words import Operator
+from chronolens.mask_slices import LearnRequest, MaskSlice, advance_slices
 from chronolens.models.base import VideoNetwork
 from chronolens.models.precision import InBfloat16, chosen_precision
 from chronolens.models.weights import WeightsRecord, default_store, find_record, load_model, read_records
@@ -40,6 +41,8 @@ from chronolens.wire import Arrays
 
 Facts = dict[str, Any]
 METHODS = ["gradcam", "freeze", "reverse"]
+MAX_BATCH = 8
+"""Clips of one pass when several callers ask at once; more would make the first of them wait."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,27 @@ class Loaded:
     network: VideoNetwork
     learner: VideoModel
     layers: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class LookRequest:
+    """One clip to score and, with ``gradcam``, to map; see :meth:`chronolens.pipeline.Engine.look`."""
+
+    frames: Frames
+    target: int | None
+    gradcam: GradCamOptions | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreRequest:
+    """Perturbed clips to score, see :meth:`chronolens.pipeline.Engine.score`."""
+
+    frames: Frames
+    target: int
+    masks: dict[Operator, list[float]]
+    mask: MaskOptions
+    known: Sequence[Sequence[Any]] = ()
+    budget_s: float = math.inf
 
 
 class Engine:
@@ -67,6 +91,7 @@ class Engine:
         self.store = store or default_store()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.precision = chosen_precision(self.device)
+        self.max_batch = MAX_BATCH
         self._loaded: dict[str, Loaded] = {}
         self._loading = threading.Lock()
         self._passes: Counter[tuple[str, str, str]] = Counter()
@@ -135,37 +160,61 @@ class Engine:
                 self._loaded[name] = Loaded(record, network, learner, layers)
             return self._loaded[name]
 
+    def require_weights(self, name: str, sha256: str) -> None:
+        """Raise WeightsError (``weights-changed``) unless the model has the weights of this digest."""
+        if self.load(name).record.sha256 != sha256:
+            raise WeightsError("the weights of the model are other ones than those the request was made for", code="weights-changed")
+
     def look(self, model: str, frames: Frames, *, target: int | None, gradcam: GradCamOptions | None) -> tuple[Arrays, Facts]:
         """Score the clip and map it, see :meth:`chronolens.pipeline.Engine.look`."""
+        return self.look_many(model, [LookRequest(frames, target, gradcam)])[0]
+
+    def look_many(self, model: str, requests: Sequence[LookRequest]) -> list[tuple[Arrays, Facts]]:
+        """Score and map clips in one pass.
+
+        Args:
+            model: name.
+            requests: with the same ``gradcam``; targets all None or all given.
+
+        Raises:
+            ChronolensError: one of them is at fault, and none is answered.
+        """
         started = time.perf_counter()
         loaded = self.load(model)
-        clip = self._prepare(frames, loaded.record.clip)
+        spec, gradcam = loaded.record.clip, requests[0].gradcam
+        clips = torch.cat([self._prepare(request.frames, spec) for request in requests])
+        given = [request.target for request in requests if request.target is not None]
         purpose = "predict" if gradcam is None else "gradcam"
         try:
-            logits, maps, passes = _looked(loaded.network, clip, target, gradcam)
+            logits, maps, passes = _looked(loaded.network, clips, torch.tensor(given) if given else None, gradcam)
         except NonFiniteResultError:
-            self._count(model, purpose, Passes(forward=1))
+            self._count(model, purpose, Passes(forward=len(clips)))
             raise
         self._count(model, purpose, passes)
-        arrays: Arrays = {"scores": logits[0].double().softmax(0).cpu().numpy()}
-        arrays |= {f"map/{layer}": values for layer, values in maps.items()}
-        spec = loaded.record.clip
+        scores = logits.double().softmax(1).cpu().numpy()
+        indices = class_indices(logits, torch.tensor(given) if given else None).tolist()
         grids = {layer: loaded.network.cell_grid(layer, spec.frames, spec.height, spec.width) for layer in maps}
-        index = int(class_indices(logits, target)[0])
-        original = Known([(Row("freeze", (0.0,) * len(frames)), float(arrays["scores"][index]))])
-        return arrays, {
-            "target": index,
-            "known": original.to_json(),
-            "blobs": {
-                layer: blob_statistics(lay_on_clip(values, grids[layer], spec.height, spec.width), spec.height, spec.width)
+        each = Passes(passes.forward // len(clips), passes.input_gradient // len(clips))
+        answers = []
+        for row, index in enumerate(indices):
+            arrays: Arrays = {"scores": scores[row], **{f"map/{layer}": values[row] for layer, values in maps.items()}}
+            original = Known([(Row("freeze", (0.0,) * spec.frames), float(scores[row, index]))])
+            blobs = {
+                layer: blob_statistics(lay_on_clip(values[row], grids[layer], spec.height, spec.width), spec.height, spec.width)
                 for layer, values in maps.items()
-            },
-            "cells": {layer: dataclasses.asdict(grid) for layer, grid in grids.items()},
-            "passes": passes.to_json(),
-            "seconds": time.perf_counter() - started,
-            "device": str(self.device),
-            "dtype": "float32",
-        }
+            }
+            facts = {
+                "target": index,
+                "known": original.to_json(),
+                "blobs": blobs,
+                "cells": {layer: dataclasses.asdict(grid) for layer, grid in grids.items()},
+                "passes": each.to_json(),
+                "seconds": time.perf_counter() - started,
+                "device": str(self.device),
+                "dtype": "float32",
+            }
+            answers.append((arrays, facts))
+        return answers
 
     def learn(
         self,
@@ -181,51 +230,36 @@ class Engine:
         known: Sequence[Sequence[Any]] = (),
     ) -> Facts:
         """Advance one mask, see :meth:`chronolens.pipeline.Engine.learn`."""
+        request = LearnRequest(frames, target, operator, options, state, max_steps=max_steps, budget_s=budget_s, known=known)
+        facts = self.learn_many(model, [request])[0]
+        if isinstance(facts, ChronolensError):
+            raise facts
+        return facts
+
+    def learn_many(self, model: str, requests: Sequence[LearnRequest]) -> list[Facts | ChronolensError]:
+        """Advance masks together, until the shortest of their budgets is over, see :func:`chronolens.mask_slices.advance_slices`.
+
+        Returns:
+            Facts, or the error of a mask that failed alone, in order.
+        """
         loaded = self.load(model)
         started = time.perf_counter()
-        settings = mask_settings(options, operator)
-        # the search over all windows proves its optimum, and a proof holds for the network that is reported on
-        exact = settings.init == "exhaustive" or loaded.learner is loaded.network
-        dtype = "float32" if exact else self.precision
-        before = _resumed(state, dtype) or temporal_mask.begin(settings, len(frames), Known.from_json(known))
-        clip = self._prepare(frames, loaded.record.clip)
-        asked = itertools.count()
-
-        def late() -> bool:
-            """Asked before each step; the first one is always done, so that every slice moves on."""
-            return next(asked) > 0 and time.perf_counter() - started >= budget_s
-
-        after = temporal_mask.advance(
-            loaded.network if exact else loaded.learner,
-            clip,
-            target,
-            settings,
-            before,
-            max_steps=max_steps,
-            should_stop=late,
-            judge=loaded.network,
-        )
-        mask = temporal_mask.finished(after, settings)
-        if after.done and not exact and not after.complete:
-            mask = temporal_mask.rescored(loaded.network, clip, target, settings, mask, after.known)
-        self._count(model, operator, mask.passes - before.passes)
-        seconds = (0.0 if state is None else state["seconds"]) + time.perf_counter() - started
-        done, total = temporal_mask.progress(after, settings)
-        facts: Facts = {
-            "state": {"mask": after.to_json(), "seconds": seconds, "dtype": dtype},
-            "done": after.done,
-            "progress": done,
-            "total": total,
-            "seconds": seconds,
-            "values": after.values,
-        }
-        if after.done:
-            counts = {"passes": mask.passes.total, "pass_counts": mask.passes.to_json()}
-            found = scored(settings, after) if exact or settings.central else Known()
-            if mask.objective.score is not None:
-                found.add(Row(operator, mask.values, settings.pair, settings.threshold), mask.objective.score)
-            facts["learned"] = {**mask.to_json(), **counts, "seconds": seconds, "dtype": dtype, "known": found.to_json()}
-        return facts
+        spec, networks = loaded.record.clip, (loaded.network, loaded.learner, self.precision)
+        slices = [MaskSlice(one, self._prepare(one.frames, spec), *networks) for one in requests]
+        answers: dict[int, Facts | ChronolensError] = {}
+        for network in dict.fromkeys(one.network for one in slices):
+            chosen = [index for index, one in enumerate(slices) if one.network is network]
+            budget_s = min(requests[index].budget_s for index in chosen)
+            states = advance_slices([slices[index] for index in chosen], loaded.network, budget_s)
+            for index, after in zip(chosen, states, strict=True):
+                if isinstance(after, MaskState):
+                    answers[index], passes = slices[index].answer(after, time.perf_counter() - started)
+                    self._count(model, requests[index].operator, passes)
+                elif isinstance(after, ChronolensError):
+                    answers[index] = after
+                else:
+                    raise after
+        return [answers[index] for index in range(len(requests))]
 
     def score(
         self,
@@ -266,31 +300,20 @@ class Engine:
         return {**facts, "seconds": time.perf_counter() - started}
 
     def _prepare(self, frames: Frames, spec: ClipSpec) -> Tensor:
-        if frames.shape != (spec.frames, spec.height, spec.width, 3):
+        if frames.dtype != np.uint8 or frames.shape != (spec.frames, spec.height, spec.width, 3):
             raise ClipError(f"the model takes {spec.frames} frames of {spec.height} x {spec.width}", code="wrong-clip-shape")
         return torch.from_numpy(prepare(frames, spec)).to(self.device)
 
 
-def _looked(network: VideoNetwork, clip: Tensor, target: int | None, gradcam: GradCamOptions | None) -> tuple[Tensor, Arrays, Passes]:
-    """Return logits (1, K), unscaled maps by layer and the cost of a look."""
+def _looked(network: VideoNetwork, clips: Tensor, target: Tensor | None, gradcam: GradCamOptions | None) -> tuple[Tensor, Arrays, Passes]:
+    """Return logits (N, K), unscaled maps (N, T', H', W') by layer and the cost of a look."""
     if gradcam is None:
         with torch.no_grad():
-            logits = network(clip)
+            logits = network(clips)
         require_finite(logits, "scores")
-        return logits, {}, Passes(forward=1)
-    found = grad_cam.heat_maps(network, clip, target, layers=gradcam.layers, weights=gradcam.weights, of=gradcam.of)
-    return found.logits, {layer: values[0].float().cpu().numpy() for layer, values in found.maps.items()}, found.passes
-
-
-def _resumed(state: Facts | None, dtype: str) -> temporal_mask.MaskState | None:
-    """Return the mask of a state; None when there is none that can go on: before the first slice, or after one of another precision (the
-    engine was started anew with another) or of another version of this package."""
-    if state is None or state.get("dtype") != dtype:
-        return None
-    try:
-        return temporal_mask.MaskState.from_json(state["mask"])
-    except ValueError:
-        return None
+        return logits, {}, Passes(forward=len(clips))
+    found = grad_cam.heat_maps(network, clips, target, layers=gradcam.layers, weights=gradcam.weights, of=gradcam.of)
+    return found.logits, {layer: values.float().cpu().numpy() for layer, values in found.maps.items()}, found.passes
 
 
 def _tables(network: VideoModel, clip: Tensor, target: int, masks: dict[Operator, list[float]], rule: MaskSettings, known: Known) -> Facts:

@@ -11,7 +11,11 @@
     │   └── UnknownLayerError
     ├── WeightsError              a weights file or its record is missing, damaged or does not fit
     ├── NonFiniteResultError      the network returned NaN or infinity
-    └── EngineUnavailableError    the process that runs the models cannot be reached
+    ├── ExportError               an artefact cannot be made, or does not answer as the network does
+    ├── EngineUnavailableError    whatever runs the models cannot be reached, or answered nonsense
+    │   ├── EngineCrashedError        it died while it held the request; perhaps because of it
+    │   └── OverloadedError           it has more to do than it takes in
+    └── DeadlineExceededError     the answer would have come too late
 
 Each error carries a stable ``code`` (kebab-case, the ``code`` of the HTTP problem body) and the facts that help to repair the
 input. Messages never hold paths, library versions or the client's file name: they are shown to strangers.
@@ -116,7 +120,31 @@ class NonFiniteResultError(ChronolensError):
     code = "non-finite-result"
 
 
+class ExportError(ChronolensError):
+    """An artefact cannot be made of this network, or it does not answer as the network does."""
+
+    code = "export-failed"
+
+
 class EngineUnavailableError(ChronolensError):
     """The process that runs the models cannot be reached or did not answer."""
 
     code = "engine-unavailable"
+
+
+class EngineCrashedError(EngineUnavailableError):
+    """What runs the models died while it held this request. Trying again is right once or twice, then the request may be to blame."""
+
+    code = "engine-crashed"
+
+
+class OverloadedError(EngineUnavailableError):
+    """More requests wait for the models than the service keeps waiting."""
+
+    code = "overloaded"
+
+
+class DeadlineExceededError(ChronolensError):
+    """The request was not answered in the time that it was given, waiting included."""
+
+    code = "deadline-exceeded"

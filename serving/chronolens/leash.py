@@ -1,4 +1,4 @@
-"""Run a command that must not outlive its parent: ``python -m chronolens_gateway.leash PARENT_PID COMMAND...``.
+"""Run a command that must not outlive its parent: ``python -m chronolens.leash PARENT_PID COMMAND...``.
 
 The kernel kills the command when the parent dies, even by SIGKILL; that survives the exec. Linux only, like the sandbox.
 """

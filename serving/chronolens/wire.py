@@ -36,13 +36,25 @@ def unpack(body: bytes) -> tuple[Arrays, dict[str, Any]]:
     """
     try:
         arrays = load(body)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise OptionsError("the body is no packed set of arrays", code="malformed-body") from error
+    return arrays, facts_of(body)
+
+
+def facts_of(body: bytes) -> dict[str, Any]:
+    """Return only the facts of a body made by :func:`pack`, without looking at its arrays.
+
+    Raises:
+        OptionsError: the bytes are no such body.
+    """
+    try:
         length = int.from_bytes(body[:8], "little")
         facts = json.loads(json.loads(body[8 : 8 + length])["__metadata__"][_KEY])
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise OptionsError("the body is no packed set of arrays", code="malformed-body") from error
     if not isinstance(facts, dict):
         raise OptionsError("the body's facts are no JSON object", code="malformed-body")
-    return arrays, facts
+    return facts
 
 
 def pack_clip(clip: DecodedClip) -> bytes:

@@ -1,98 +1,63 @@
-"""The engine as a process of its own: HTTP over a Unix socket, stateless requests, packed arrays in and out.
+"""The process that holds the networks: batches of packed calls in, answers out, over an inherited socket.
 
-Started by module name (``python -m chronolens.worker --socket PATH``); only :mod:`chronolens.worker_client` speaks to it.
-One request computes at a time, so that thread count and therefore results stay the same under load.
+Started by :mod:`chronolens.pool` (``python -m chronolens.worker --fd N``). One batch computes at a time, so that thread count and
+therefore results stay the same under load. It says hello once its models are loaded and each has answered the golden clip.
 """
 
 from __future__ import annotations
 
 import argparse
-import threading
+import json
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-import uvicorn
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+import torch
 
+from chronolens.answering import answer_all
 from chronolens.engine import Engine
-from chronolens.errors import ChronolensError, OptionsError, WeightsError
+from chronolens.errors import ChronolensError
 from chronolens.models.weights import default_store
-from chronolens.options import GradCamOptions, MaskOptions
-from chronolens.wire import MEDIA_TYPE, Arrays, pack, unpack
 
 
-def call(engine: Engine, operation: str, arrays: Arrays, facts: dict[str, Any]) -> tuple[Arrays, dict[str, Any]]:
-    """Run ``look``, ``learn`` or ``score`` on an engine from the arrays and facts of a request body."""
-    frames, model = arrays["frames"], facts["model"]
-    if operation == "look":
-        wanted = facts["gradcam"]
-        gradcam = None if wanted is None else GradCamOptions.model_validate(wanted)
-        return engine.look(model, frames, target=facts["target"], gradcam=gradcam)
-    mask = MaskOptions.model_validate(facts["mask"])
-    if operation == "learn":
-        limits = {"max_steps": facts["max_steps"], "budget_s": facts["budget_s"], "known": facts["known"]}
-        return {}, engine.learn(model, frames, facts["target"], facts["operator"], mask, facts["state"], **limits)
-    return {}, engine.score(model, frames, facts["target"], facts["masks"], mask, facts["known"], budget_s=facts["budget_s"])
+def serve(engine: Engine, pipe: Connection) -> None:
+    """Answer batches until the other side closes."""
+    while True:
+        try:
+            count = int.from_bytes(pipe.recv_bytes(4), "big")
+            bodies = [pipe.recv_bytes() for _ in range(count)]
+        except EOFError:
+            return
+        answers = answer_all(engine, bodies)
+        pipe.send_bytes(json.dumps({"passes": engine.passes()}).encode())
+        for answer in answers:
+            pipe.send_bytes(answer.body)
 
 
-def create_app(engine: Engine) -> Starlette:
-    """Return the worker's application."""
-    busy = threading.Lock()
-
-    def compute(operation: str, body: bytes) -> bytes:
-        arrays, facts = unpack(body)
-        with busy:
-            return pack(*call(engine, operation, arrays, facts))
-
-    async def operate(request: Request) -> Response:
-        body = await request.body()
-        answer = await run_in_threadpool(compute, request.path_params["operation"], body)
-        return Response(answer, media_type=MEDIA_TYPE)
-
-    async def models(_request: Request) -> Response:
-        found = await run_in_threadpool(engine.models)
-        return JSONResponse({"models": [info.model_dump(mode="json") for info in found]})
-
-    async def passes(_request: Request) -> Response:
-        return JSONResponse({"passes": engine.passes()})
-
-    async def healthz(_request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
-
-    async def refuse(_request: Request, error: Exception) -> Response:
-        if not isinstance(error, ChronolensError):
-            raise error
-        fields = {name: getattr(error, name) for name in ("detail", "code", "pointer", "limit", "observed", "allowed")}
-        return JSONResponse({"error": type(error).__name__, **fields}, status_code=422)
-
-    routes = [
-        Route("/healthz", healthz),
-        Route("/models", models),
-        Route("/passes", passes),
-        Route("/{operation:str}", operate, methods=["POST"]),
-    ]
-    return Starlette(routes=routes, exception_handlers={ChronolensError: refuse})
+def device_of(index: int) -> str:
+    """Return the device of the worker of this number: the graphics cards in turn, the CPU where there is none."""
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return f"cuda:{index % cards}" if cards else "cpu"
 
 
 def main() -> None:
-    """Serve until the process is told to stop."""
+    """Load the models and serve."""
     parser = argparse.ArgumentParser(prog="chronolens.worker")
-    parser.add_argument("--socket", required=True, help="path of the Unix socket to listen on")
+    parser.add_argument("--fd", type=int, required=True, help="file descriptor of the inherited socket")
+    parser.add_argument("--index", type=int, default=0, help="number of this worker, which chooses its graphics card")
     parser.add_argument("--store", type=Path, default=None, help="folder with weights.toml")
+    parser.add_argument("--runtime", choices=("torch", "onnx"), default="torch", help="what computes the networks")
     options = parser.parse_args()
     store = options.store or default_store()
     try:
-        engine = Engine(store)
+        engine = Engine(store, device_of(options.index))
         served = engine.models()
-    except (WeightsError, OptionsError) as error:
+    except ChronolensError as error:
         raise SystemExit(f"the model store cannot be served: {error.detail}") from error
     if not served:
         raise SystemExit(f"the model store {store} has no models; set CHRONOLENS_MODEL_STORE to a folder with weights.toml")
-    uvicorn.run(create_app(engine), uds=options.socket, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+    pipe = Connection(options.fd)
+    pipe.send_bytes(json.dumps({"models": [info.name for info in served], "device": str(engine.device)}).encode())
+    serve(engine, pipe)
 
 
 if __name__ == "__main__":

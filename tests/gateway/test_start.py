@@ -51,7 +51,7 @@ def test_a_signal_to_the_command_stops_the_whole_service(tmp_path: Path, store: 
 
 
 def test_an_engine_without_models_says_so(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "chronolens.worker", "--socket", str(tmp_path / "socket"), "--store", str(tmp_path)]
+    command = [sys.executable, "-m", "chronolens.worker", "--fd", "0", "--store", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert "has no models" in done.stderr

@@ -1,25 +1,65 @@
-"""What the gateway and the runner need of whatever runs the models."""
+"""Whatever runs the models, as the gateway and the runner see it: one transport, watched over."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import threading
+import time
+from typing import Any
 
+from chronolens.engine_client import SLICE_TIMEOUT_S, EngineClient, Transport
+from chronolens.errors import EngineUnavailableError
 from chronolens.pipeline import Engine
 from chronolens.schemas import ModelInfo
+from chronolens_gateway.backends.guard import Breaker
+
+_FRESH_S = 5.0
+_FIRST_LIST_S = 120.0
+_LIST_S = 5.0
 
 
-class Backend(Protocol):
-    """A place where models run: a local worker process now, model servers later. Methods block and may be called from any thread."""
+class Backend:
+    """One engine behind a transport: the local worker pool, TorchServe or Triton. Methods block and may be called from any thread.
 
-    def engine(self) -> Engine:
-        """Return the engine that the pipeline drives."""
+    Args:
+        transport: the way to it; the engine may come later, go, and come back.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+        self.breaker = Breaker()
+        self._lock = threading.Lock()
+        self._models: dict[str, ModelInfo] = {}
+        self._asked_at = 0.0
+
+    @property
+    def name(self) -> str:
+        """Kind of engine, as in ``ModelInfo.backend``."""
+        return self._transport.name
+
+    def engine(self, info: ModelInfo, *, timeout_s: float = SLICE_TIMEOUT_S) -> Engine:
+        """Return the engine for one model, which refuses to answer with other weights than those of ``info``."""
+        return EngineClient(self._transport, weights=info.weights, timeout_s=timeout_s, guard=self.breaker)
 
     def models(self) -> list[ModelInfo]:
-        """Return the served models.
+        """Return the served models, asked again every few seconds; while one does not answer, what was known of it.
 
         Raises:
             EngineUnavailableError: nothing answers and nothing is known from before.
         """
+        known = list(self._models.values())
+        if known and time.monotonic() - self._asked_at <= _FRESH_S:
+            return known
+        if not self._lock.acquire(blocking=not known):  # somebody else is asking; what is known will do meanwhile
+            return known
+        try:
+            self._models = self._ask()
+        except EngineUnavailableError:
+            if not known:
+                raise
+        finally:
+            self._asked_at = time.monotonic()
+            self._lock.release()
+        return list(self._models.values())
 
     def passes(self) -> list[dict[str, Any]]:
         """Return what the engine has counted since it started, see :meth:`chronolens.engine.Engine.passes`.
@@ -27,9 +67,27 @@ class Backend(Protocol):
         Raises:
             EngineUnavailableError: nothing answers.
         """
+        return self._transport.passes()
 
     def healthy(self) -> bool:
         """Return whether it answers now."""
+        return self._transport.healthy()
 
     def close(self) -> None:
         """Close all connections."""
+        self._transport.close()
+
+    def _ask(self) -> dict[str, ModelInfo]:
+        # At first the models may still be loading; later the list is only read.
+        client = EngineClient(self._transport, timeout_s=_LIST_S if self._models else _FIRST_LIST_S)
+        found: dict[str, ModelInfo] = {}
+        failed: EngineUnavailableError | None = None
+        for source in self._transport.sources():
+            try:
+                found |= {info.name: info for info in client.describe(source)}
+            except EngineUnavailableError as error:
+                failed = error
+                found |= {name: info for name, info in self._models.items() if name == source}
+        if failed is not None and not found:
+            raise failed
+        return found

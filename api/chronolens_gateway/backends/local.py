@@ -1,75 +1,73 @@
-"""The engine worker of this machine, reached over its Unix socket."""
+"""The way to the worker pool of this machine: HTTP over a Unix socket."""
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
-from chronolens.errors import EngineUnavailableError
-from chronolens.pipeline import Engine
-from chronolens.schemas import ModelInfo
-from chronolens.worker_client import WorkerClient
+import httpx
 
-_FRESH_S = 5.0
+from chronolens.engine_wire import Call
+from chronolens.errors import DeadlineExceededError, EngineUnavailableError
+from chronolens.wire import MEDIA_TYPE
+
+_PROBE_S = 2.0
+_GRACE_S = 1.0
+"""The pool itself answers that a call came too late; this is for one that does not answer at all."""
 
 
-class LocalBackend:
-    """One engine worker, as :class:`chronolens_gateway.backends.base.Backend`.
+class LocalTransport:
+    """The worker pool, as :class:`chronolens.engine_client.Transport`.
 
     Args:
-        socket: path of the worker's Unix socket; the worker may come later, go, and come back.
+        socket: path of the pool's Unix socket; the pool may come later, go, and come back.
+        name: ``local``, or ``onnx`` when ONNX Runtime computes the networks.
     """
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, name: str = "local") -> None:
+        self.name = name
         self._socket = socket
-        self._client = WorkerClient(socket)
-        self._probe = WorkerClient(socket, timeout_s=2.0)
-        self._lock = threading.Lock()
-        self._models: list[ModelInfo] | None = None
-        self._asked_at = 0.0
+        self._http = httpx.Client(transport=httpx.HTTPTransport(uds=str(socket)), base_url="http://pool")
 
-    def engine(self) -> Engine:
-        """Return the worker's client."""
-        return self._client
+    def send(self, call: Call, body: bytes, timeout_s: float) -> bytes:
+        """See :meth:`chronolens.engine_client.Transport.send`."""
+        return self._request("POST", "/call", timeout_s + _GRACE_S, body).content
 
-    def models(self) -> list[ModelInfo]:
-        """Return the served models, asked again every few seconds; while the worker restarts, those known from before."""
-        known = self._models
-        if known is not None and time.monotonic() - self._asked_at <= _FRESH_S:
-            return known
-        if not self._lock.acquire(blocking=known is None):  # somebody else is asking; what is known will do meanwhile
-            return known or []
-        try:
-            self._models = self._ask()
-        except EngineUnavailableError:
-            if self._models is None:
-                raise
-        finally:
-            self._asked_at = time.monotonic()
-            self._lock.release()
-        return self._models
+    def sources(self) -> list[str]:
+        """See :meth:`chronolens.engine_client.Transport.sources`."""
+        return [""]
 
     def passes(self) -> list[dict[str, Any]]:
-        """Return what the worker has counted since it started."""
-        self._must_have_started()
-        return self._probe.passes()
+        """See :meth:`chronolens.engine_client.Transport.passes`."""
+        counted: list[dict[str, Any]] = self.stats()["passes"]
+        return counted
+
+    def stats(self) -> dict[str, Any]:
+        """Return the pool's own figures, see :meth:`chronolens.pool.pool.Pool.stats`."""
+        found: dict[str, Any] = self._request("GET", "/stats", _PROBE_S).json()
+        return found
 
     def healthy(self) -> bool:
-        """Return whether the worker answers now."""
-        return self._socket.exists() and self._probe.healthy()
-
-    def _ask(self) -> list[ModelInfo]:
-        self._must_have_started()
-        # At first the models are loaded, which takes a while; later the list is only read.
-        return (self._client if self._models is None else self._probe).models()
-
-    def _must_have_started(self) -> None:
-        if not self._socket.exists():
-            raise EngineUnavailableError("the process that runs the models has not started yet")
+        """See :meth:`chronolens.engine_client.Transport.healthy`."""
+        try:
+            return bool(self._request("GET", "/healthz", _PROBE_S).json()["status"] == "ok")
+        except (EngineUnavailableError, DeadlineExceededError):
+            return False
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
-        self._probe.close()
+        self._http.close()
+
+    def _request(self, method: str, path: str, timeout_s: float, body: bytes | None = None) -> httpx.Response:
+        if not self._socket.exists():
+            raise EngineUnavailableError("the process that runs the models has not started yet")
+        headers = {} if body is None else {"Content-Type": MEDIA_TYPE}
+        try:
+            response = self._http.request(method, path, content=body, headers=headers, timeout=timeout_s)
+        except httpx.TimeoutException as error:
+            raise DeadlineExceededError("the models did not answer in time") from error
+        except httpx.TransportError as error:
+            raise EngineUnavailableError("the process that runs the models does not answer") from error
+        if response.status_code not in (httpx.codes.OK, httpx.codes.SERVICE_UNAVAILABLE):
+            raise EngineUnavailableError("the process that runs the models failed on this request")
+        return response

@@ -32,6 +32,6 @@ async def create_prediction(request: Request, service: ServiceHere) -> Predictio
     def work() -> PredictionResult:
         timing = {"decode": decode_s, "queue": time.perf_counter() - waiting}
         with service.metrics.predict_seconds.labels(info.name).time():
-            return predict(service.backend.engine(), clip, options, info, timing=timing)
+            return predict(service.backend.engine(info, timeout_s=service.settings.predict_timeout_s), clip, options, info, timing=timing)
 
     return await to_thread.run_sync(work, limiter=service.predicting)

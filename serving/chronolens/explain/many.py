@@ -9,6 +9,8 @@ Every mask is learned as it would be alone; only the batch it travels in differs
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -58,18 +60,19 @@ class Outcome:
 
 @dataclass
 class _Run:
-    """One start of one task."""
+    """One start of one task, or one slice of a mask that is learned elsewhere too."""
 
     task: int
     clip: Tensor
     target: int
     options: MaskSettings
     state: MaskState
+    steps: float = math.inf
     error: Exception | None = None
 
     @property
     def over(self) -> bool:
-        return self.error is not None or self.state.done
+        return self.error is not None or self.state.done or self.steps <= 0
 
 
 @dataclass
@@ -113,23 +116,65 @@ def learn_many(
         raise ValueError("a pass needs at least one row")
     with gradients(), frozen(model):
         runs = [run for index, task in enumerate(tasks) for run in _runs(index, task)]
-        limits = {run.clip.shape: rows or 0 for run in runs}
-        while (waiting := [run for run in runs if not run.over]) and not should_stop():
-            questions = [(run, ask(run.options, run.state)) for run in waiting]
-            answers = [[_Item(run, row) for row in question.rows] for run, question in questions]
-            for shape, differentiable in dict.fromkeys((run.clip.shape, question.differentiable) for run, question in questions):
-                alike = [
-                    item
-                    for (run, question), items in zip(questions, answers, strict=True)
-                    for item in items
-                    if (run.clip.shape, question.differentiable) == (shape, differentiable)
-                ]
-                limits[shape] = _score(model, alike, limits[shape] or _fitting(model, alike[0].run.clip), differentiable)
-            for (run, question), items in zip(questions, answers, strict=True):
-                _tell(run, question, items)
-            if on_round is not None:
-                on_round(sum(run.over for run in runs), len(runs))
+        _go_round(model, model, runs, rows, should_stop, on_round)
     return [_outcome([run for run in runs if run.task == index]) for index in range(len(tasks))]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Some steps of one mask: what :func:`chronolens.explain.temporal_mask.advance` takes. The state is left as it was."""
+
+    clip: Tensor
+    target: int
+    options: MaskSettings
+    state: MaskState
+    max_steps: int
+
+
+def advance_many(
+    model: VideoModel, slices: Sequence[Slice], *, judge: VideoModel | None = None, should_stop: Callable[[], bool] = never
+) -> list[MaskState | Exception]:
+    """Advance masks together, each by at most its own number of steps; a slice that fails alone gives its error in place of its state.
+
+    Args:
+        model: any video model.
+        slices: what to learn; clips of different shapes never share a pass.
+        judge: network of higher precision that answers what should be exact.
+        should_stop: asked before each round, in which every mask takes one step.
+    """
+    with gradients(), frozen(model), frozen(judge or model):
+        runs = []
+        for index, part in enumerate(slices):
+            check_clip(part.clip, part.state)
+            runs.append(_Run(index, ordinary(part.clip), part.target, part.options, copy.deepcopy(part.state), part.max_steps))
+        _go_round(model, judge or model, runs, None, should_stop, None)
+    return [run.state if run.error is None else run.error for run in runs]
+
+
+def _go_round(
+    model: VideoModel,
+    judge: VideoModel,
+    runs: Sequence[_Run],
+    rows: int | None,
+    should_stop: Callable[[], bool],
+    on_round: Callable[[int, int], None] | None,
+) -> None:
+    """Let every run take one step after the other until all are over."""
+    limits = {run.clip.shape: rows or 0 for run in runs}
+    while (waiting := [run for run in runs if not run.over]) and not should_stop():
+        questions = [(run, ask(run.options, run.state)) for run in waiting]
+        answers = [[_Item(run, row) for row in question.rows] for run, question in questions]
+        kinds = [(run.clip.shape, question.differentiable, question.exact and judge is not model) for run, question in questions]
+        for kind in dict.fromkeys(kinds):
+            shape, differentiable, exact = kind
+            alike = [item for other, items in zip(kinds, answers, strict=True) if other == kind for item in items]
+            most = limits[shape] or _fitting(model, alike[0].run.clip)
+            limits[shape] = _score(judge if exact else model, alike, most, differentiable)
+        for (run, question), items in zip(questions, answers, strict=True):
+            _tell(run, question, items)
+            run.steps -= 1
+        if on_round is not None:
+            on_round(sum(run.over for run in runs), len(runs))
 
 
 def _runs(index: int, task: Task) -> Iterator[_Run]:
