@@ -18,7 +18,7 @@ from chronolens_gateway.jobs import Jobs
 from chronolens_gateway.limits import Limits
 from chronolens_gateway.metrics import Metrics
 from chronolens_gateway.middleware import RequestScope
-from chronolens_gateway.routes import artefacts, events, explanations, health, models, predictions
+from chronolens_gateway.routes import artefacts, events, explanations, health, models, open_inference, predictions
 from chronolens_gateway.service import Service, quick_limiter
 from chronolens_gateway.settings import Settings
 from chronolens_gateway.storage import JobStorage
@@ -62,7 +62,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # a redirect would carry whatever Host the request named
     )
-    routers = [part.router for part in (health, models, predictions, explanations, events, artefacts)]
+    routers = [part.router for part in (health, models, predictions, explanations, events, artefacts, open_inference)]
     app.state.stopping = lambda: False  # whoever serves the application says when open streams should end
     errors.install(app, [route for router in routers for route in router.routes])
     app.add_middleware(RequestScope, metrics=metrics)

@@ -9,6 +9,7 @@ import errno
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
 from fastapi import FastAPI, Request
@@ -25,6 +26,7 @@ from chronolens.schemas import Problem, ProblemEntry
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
 _LONGEST_INSTANCE = 200
+_OPEN_INFERENCE = "/v2"
 _log = logging.getLogger("chronolens_gateway")
 
 
@@ -187,8 +189,7 @@ def _problem(
 def respond(problem: Problem, headers: dict[str, str] | None = None) -> Response:
     """Return the response that carries a problem."""
     extra = {} if problem.retry_after is None else {"Retry-After": str(problem.retry_after)}
-    body = problem.model_dump(mode="json", exclude_none=True)
-    return JSONResponse(body, status_code=problem.status, headers={**extra, **(headers or {})}, media_type=MEDIA_TYPE)
+    return JSONResponse(_spoken(problem), status_code=problem.status, headers={**extra, **(headers or {})}, media_type=MEDIA_TYPE)
 
 
 def instance_of(request: Request) -> str:
@@ -224,6 +225,12 @@ async def _known(request: Request, error: Exception) -> Response:
     if isinstance(error, RangeError) and error.limit is not None:
         headers["Content-Range"] = f"bytes */{int(error.limit)}"
     return respond(problem, headers)
+
+
+def _spoken(problem: Problem) -> dict[str, Any]:
+    """Return the body of a problem; clients of the Open Inference Protocol look for a member ``error``."""
+    body = problem.model_dump(mode="json", exclude_none=True)
+    return {**body, "error": problem.detail} if problem.instance.startswith(_OPEN_INFERENCE) else body
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:

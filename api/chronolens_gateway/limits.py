@@ -20,6 +20,7 @@ class Limits:
         parts: number of parts.
         part_header_bytes: of the headers of one part.
         boundary_chars: of the multipart boundary.
+        json_bytes: of a request that brings its clip inside JSON.
         json_depth: nesting of the options.
         page: jobs on one page of the list.
         wait_s: of ``Prefer: wait=N``.
@@ -33,6 +34,7 @@ class Limits:
     parts: int = 10
     part_header_bytes: int = 8 * 1024
     boundary_chars: int = 70
+    json_bytes: int = 16 * 1024 * 1024
     json_depth: int = 32
     page: int = 100
     wait_s: float = 60.0

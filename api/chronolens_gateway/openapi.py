@@ -24,6 +24,7 @@ _TEXTS = {
     422: "It parses, but cannot be used.",
     500: "The service failed.",
     503: "The service cannot answer now.",
+    504: "The answer would have come too late.",
 }
 UPLOAD = (400, 413, 415, 422, 503)
 

@@ -32,19 +32,19 @@ def strict_json(text: bytes, limits: Limits) -> dict[str, Any]:
     try:
         decoded = text.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise _malformed("the options are not UTF-8") from error
+        raise _malformed("the JSON is not UTF-8") from error
     if decoded.startswith("\ufeff"):
-        raise _malformed("the options begin with a byte order mark")
+        raise _malformed("the JSON begins with a byte order mark")
     if _depth(decoded) > limits.json_depth:
-        raise RequestError("the options are nested too deeply", code="malformed-json", limit=limits.json_depth)
+        raise RequestError("the JSON is nested too deeply", code="malformed-json", limit=limits.json_depth)
     try:
         value = json.loads(
             decoded, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_short_integer
         )
     except ValueError as error:
-        raise _malformed("the options are no valid JSON") from error
+        raise _malformed("the text is no valid JSON") from error
     if not isinstance(value, dict):
-        raise _malformed("the options must be a JSON object")
+        raise _malformed("the JSON must be an object")
     _check_texts(value)
     return value
 
@@ -78,7 +78,7 @@ def _depth(text: str) -> int:
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise _malformed("a key comes twice in the options")
+        raise _malformed("a key comes twice in the JSON")
     return found
 
 
@@ -109,7 +109,7 @@ def _check_texts(value: Any) -> None:
         for inner in value:
             _check_texts(inner)
     elif isinstance(value, str) and any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value):
-        raise OptionsError("a text in the options is no valid Unicode or holds NUL", code="invalid-text")
+        raise OptionsError("a text in the JSON is no valid Unicode or holds NUL", code="invalid-text")
 
 
 def read_options(kind: type[O], texts: Mapping[str, bytes], limits: Limits) -> O:
@@ -126,6 +126,15 @@ def read_options(kind: type[O], texts: Mapping[str, bytes], limits: Limits) -> O
         if name in given:
             raise OptionsError(f"{name} is given twice, in the options and as a field", code="conflicting-option", pointer=f"/{name}")
         given[name] = _plain(name, texts[name])
+    return checked(kind, given)
+
+
+def checked(kind: type[O], given: dict[str, Any]) -> O:
+    """Return options from values by name.
+
+    Raises:
+        OptionsError: names, types or ranges are wrong.
+    """
     try:
         return kind.model_validate(given)
     except ValidationError as error:

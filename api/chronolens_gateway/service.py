@@ -17,7 +17,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from chronolens.clips import DecodedClip
 from chronolens.errors import ChronolensError
 from chronolens.options import PredictionOptions
-from chronolens.schemas import ModelInfo
+from chronolens.pipeline import predict
+from chronolens.schemas import ModelInfo, PredictionResult
 from chronolens.video.decode import decode_clip
 from chronolens_gateway import runner
 from chronolens_gateway.backends.base import Backend
@@ -71,6 +72,20 @@ class Service:
         seconds = time.perf_counter() - started
         self.metrics.decode_seconds.observe(seconds)
         return clip, seconds
+
+    async def predict(self, path: Path, clip_bytes: int, options: PredictionOptions, info: ModelInfo) -> PredictionResult:
+        """Score an uploaded clip."""
+        self.metrics.upload_bytes.observe(clip_bytes)
+        clip, decode_s = await self.decode(path, options, info)
+        waiting = time.perf_counter()
+
+        def work() -> PredictionResult:
+            timing = {"decode": decode_s, "queue": time.perf_counter() - waiting}
+            engine = self.backend.engine(info, timeout_s=self.settings.predict_timeout_s)
+            with self.metrics.predict_seconds.labels(info.name).time():
+                return predict(engine, clip, options, info, timing=timing)
+
+        return await to_thread.run_sync(work, limiter=self.predicting)
 
     async def parts(self) -> dict[str, bool]:
         """Return which parts of the service answer now."""

@@ -24,7 +24,7 @@ from chronolens.explain.evaluation import score_rows, unknown
 from chronolens.explain.known import Known, Row
 from chronolens.explain.mask_state import MaskState
 from chronolens.explain.objective import ROWS, operator_matrix
-from chronolens.explain.presets import MaskSettings
+from chronolens.explain.presets import PRESETS, MaskSettings
 from chronolens.explain.protocol import Passes, VideoModel, class_indices, require_finite
 from chronolens.explain.scores import drop, explain_scores, score_table_rows
 from chronolens.explain.trust import better_than_chance, rank_rows
@@ -47,12 +47,23 @@ MAX_BATCH = 8
 
 @dataclasses.dataclass(frozen=True)
 class Loaded:
-    """A network ready to be asked, its form that masks are learned on, its record and the layers that Grad-CAM accepts."""
+    """A network ready to be asked.
+
+    Args:
+        record: where it comes from.
+        network: what scores and maps are computed with.
+        learner: its form that masks are learned on.
+        layers: that Grad-CAM accepts.
+        device: where it computes.
+        mask_presets: that it can do.
+    """
 
     record: WeightsRecord
     network: VideoNetwork
     learner: VideoModel
     layers: list[str]
+    device: str
+    mask_presets: list[str] = dataclasses.field(default_factory=lambda: list(PRESETS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,7 +125,7 @@ class Engine:
 
     def models(self) -> list[ModelInfo]:
         """Return the models of the store, each loaded and therefore proven to fit its record."""
-        return [self.describe(name) for name in read_records(self.store)]
+        return [self.describe(name) for name in self._names()]
 
     def describe(self, name: str) -> ModelInfo:
         """Return the public facts of one model.
@@ -131,6 +142,7 @@ class Engine:
             classes=list(record.classes),
             clip=ClipSpecInfo(**dataclasses.asdict(record.clip)),
             methods=METHODS,
+            mask_presets=loaded.mask_presets,
             layers=loaded.layers,
             default_layer=loaded.network.default_layer,
             pathways=[],
@@ -150,15 +162,23 @@ class Engine:
         """
         with self._loading:
             if name not in self._loaded:
-                record = find_record(self.store, name)
-                network = load_model(record, self.store).to(self.device)
-                spec = record.clip
-                layers = valid_layers(network, (3, spec.frames, spec.height, spec.width))
+                self._loaded[name] = self._open(name)
                 self._count(name, "load", Passes(forward=1))
-                layers = layers[: layers.index(network.default_layer) + 1]  # beyond it there are no places any more
-                learner: VideoModel = InBfloat16(network) if self.precision == "bfloat16" else network
-                self._loaded[name] = Loaded(record, network, learner, layers)
             return self._loaded[name]
+
+    def _names(self) -> list[str]:
+        """Return the names of what can be loaded."""
+        return list(read_records(self.store))
+
+    def _open(self, name: str) -> Loaded:
+        """Load one model, at the cost of one forward pass."""
+        record = find_record(self.store, name)
+        network = load_model(record, self.store).to(self.device)
+        spec = record.clip
+        layers = valid_layers(network, (3, spec.frames, spec.height, spec.width))
+        layers = layers[: layers.index(network.default_layer) + 1]  # beyond it there are no places any more
+        learner: VideoModel = InBfloat16(network) if self.precision == "bfloat16" else network
+        return Loaded(record, network, learner, layers, str(self.device))
 
     def require_weights(self, name: str, sha256: str) -> None:
         """Raise WeightsError (``weights-changed``) unless the model has the weights of this digest."""
@@ -186,7 +206,7 @@ class Engine:
         given = [request.target for request in requests if request.target is not None]
         purpose = "predict" if gradcam is None else "gradcam"
         try:
-            logits, maps, passes = _looked(loaded.network, clips, torch.tensor(given) if given else None, gradcam)
+            logits, maps, passes = self._looked(loaded, clips, torch.tensor(given) if given else None, gradcam)
         except NonFiniteResultError:
             self._count(model, purpose, Passes(forward=len(clips)))
             raise
@@ -210,7 +230,7 @@ class Engine:
                 "cells": {layer: dataclasses.asdict(grid) for layer, grid in grids.items()},
                 "passes": each.to_json(),
                 "seconds": time.perf_counter() - started,
-                "device": str(self.device),
+                "device": loaded.device,
                 "dtype": "float32",
             }
             answers.append((arrays, facts))
@@ -299,21 +319,22 @@ class Engine:
             facts |= _tables(loaded.network, clip, target, masks, rule, there)
         return {**facts, "seconds": time.perf_counter() - started}
 
+    def _looked(
+        self, loaded: Loaded, clips: Tensor, target: Tensor | None, gradcam: GradCamOptions | None
+    ) -> tuple[Tensor, Arrays, Passes]:
+        """Return logits (N, K), unscaled maps (N, T', H', W') by layer and the cost of a look."""
+        if gradcam is None:
+            with torch.no_grad():
+                logits = loaded.network(clips)
+            require_finite(logits, "scores")
+            return logits, {}, Passes(forward=len(clips))
+        found = grad_cam.heat_maps(loaded.network, clips, target, layers=gradcam.layers, weights=gradcam.weights, of=gradcam.of)
+        return found.logits, {layer: values.float().cpu().numpy() for layer, values in found.maps.items()}, found.passes
+
     def _prepare(self, frames: Frames, spec: ClipSpec) -> Tensor:
         if frames.dtype != np.uint8 or frames.shape != (spec.frames, spec.height, spec.width, 3):
             raise ClipError(f"the model takes {spec.frames} frames of {spec.height} x {spec.width}", code="wrong-clip-shape")
         return torch.from_numpy(prepare(frames, spec)).to(self.device)
-
-
-def _looked(network: VideoNetwork, clips: Tensor, target: Tensor | None, gradcam: GradCamOptions | None) -> tuple[Tensor, Arrays, Passes]:
-    """Return logits (N, K), unscaled maps (N, T', H', W') by layer and the cost of a look."""
-    if gradcam is None:
-        with torch.no_grad():
-            logits = network(clips)
-        require_finite(logits, "scores")
-        return logits, {}, Passes(forward=len(clips))
-    found = grad_cam.heat_maps(network, clips, target, layers=gradcam.layers, weights=gradcam.weights, of=gradcam.of)
-    return found.logits, {layer: values.float().cpu().numpy() for layer, values in found.maps.items()}, found.passes
 
 
 def _tables(network: VideoModel, clip: Tensor, target: int, masks: dict[Operator, list[float]], rule: MaskSettings, known: Known) -> Facts:

@@ -158,4 +158,7 @@ def check_against(options: ExplanationOptions, model: ModelInfo) -> None:
         if method not in model.methods:
             raise OptionsError("the model cannot do this", code="method-unavailable", pointer=f"/methods/{position}", allowed=model.methods)
         if method != "gradcam":
-            mask_settings(options.mask, method)
+            wanted = mask_settings(options.mask, method)
+            if "default" not in model.mask_presets and not wanted.forward_only:
+                detail = "the engine of this model has no gradients to learn such a mask by"
+                raise OptionsError(detail, code="method-unavailable", pointer="/mask/preset", allowed=model.mask_presets)

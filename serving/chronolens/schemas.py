@@ -38,6 +38,7 @@ class ModelInfo(_Answer):
     classes: list[str]
     clip: ClipSpecInfo
     methods: list[str]
+    mask_presets: list[str] = Field(default_factory=lambda: ["default", "paper", "authors", "exhaustive"])
     layers: list[str]
     default_layer: str
     pathways: list[str]

@@ -16,7 +16,10 @@ import torch
 from chronolens.answering import answer_all
 from chronolens.engine import Engine
 from chronolens.errors import ChronolensError
+from chronolens.golden import golden_frames
 from chronolens.models.weights import default_store
+from chronolens.onnx_engine import OnnxEngine
+from chronolens.options import GradCamOptions
 
 
 def serve(engine: Engine, pipe: Connection) -> None:
@@ -49,14 +52,20 @@ def main() -> None:
     options = parser.parse_args()
     store = options.store or default_store()
     try:
-        engine = Engine(store, device_of(options.index))
+        engine = OnnxEngine(store) if options.runtime == "onnx" else Engine(store, device_of(options.index))
         served = engine.models()
+        for info in served:  # the first answer takes longer than the others, and a model that gives no numbers must not be served
+            engine.look(info.name, golden_frames(engine.load(info.name).record.clip), target=None, gradcam=GradCamOptions())
     except ChronolensError as error:
         raise SystemExit(f"the model store cannot be served: {error.detail}") from error
     if not served:
         raise SystemExit(f"the model store {store} has no models; set CHRONOLENS_MODEL_STORE to a folder with weights.toml")
     pipe = Connection(options.fd)
-    pipe.send_bytes(json.dumps({"models": [info.name for info in served], "device": str(engine.device)}).encode())
+    pipe.send_bytes(
+        json.dumps(
+            {"models": [info.name for info in served], "devices": sorted({engine.load(info.name).device for info in served})}
+        ).encode()
+    )
     serve(engine, pipe)
 
 

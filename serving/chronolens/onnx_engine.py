@@ -1,0 +1,96 @@
+"""The engine without gradients: networks as ONNX graphs, run by ONNX Runtime. No weights record and no PyTorch network is needed.
+
+Predictions, the heat map of the default layer (the graph computes it) and every forward-only mask.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from chronolens.engine import Engine, Facts, Loaded
+from chronolens.errors import ChronolensError, OptionsError, UnknownModelError
+from chronolens.explain.protocol import Passes, require_finite
+from chronolens.export.loading import clip_spec, open_onnx
+from chronolens.mask_slices import LearnRequest
+from chronolens.models.weights import WeightsRecord
+from chronolens.options import GradCamOptions, mask_settings
+from chronolens.wire import Arrays
+
+EXPORTS, KIND = "exports", "onnx"
+
+
+class OnnxEngine(Engine):
+    """The ONNX artefacts below a model store, as :class:`chronolens.pipeline.Engine`; ``chronolens export onnx`` makes them.
+
+    Args:
+        store: folder with ``exports/MODEL/onnx``; the shipped one when None.
+    """
+
+    def __init__(self, store: Path | None = None) -> None:
+        super().__init__(store, "cpu")  # where frames are prepared and perturbed; ONNX Runtime takes its graphs where it likes
+        self.precision = "float32"
+
+    def learn_many(self, model: str, requests: list[LearnRequest]) -> list[Facts | ChronolensError]:  # type: ignore[override]
+        """See :meth:`chronolens.engine.Engine.learn_many`.
+
+        Raises:
+            OptionsError: a mask needs gradients (``method-unavailable``).
+        """
+        for request in requests:
+            if not mask_settings(request.mask, request.operator).forward_only:
+                raise _unavailable("an ONNX graph has no gradients to learn a mask by", "/mask/preset", "exhaustive")
+        return super().learn_many(model, requests)
+
+    def _names(self) -> list[str]:
+        return sorted(path.parent.parent.name for path in (self.store / EXPORTS).glob(f"*/{KIND}/manifest.json"))
+
+    def _open(self, name: str) -> Loaded:
+        if name not in self._names():
+            raise UnknownModelError("no model of that name is served", pointer="/model", allowed=self._names())
+        manifest, network = open_onnx(self.store / EXPORTS / name / KIND)
+        record = WeightsRecord(
+            name,
+            manifest.architecture,
+            {},
+            clip_spec(manifest),
+            tuple(manifest.classes),
+            manifest.data_set,
+            manifest.licence,
+            "exported",
+            sha256=manifest.weights,
+            warnings=tuple(manifest.warnings),
+        )
+        found: Any = network
+        return Loaded(record, found, found, [manifest.layer], f"onnxruntime:{network.provider}", ["exhaustive"])
+
+    def _looked(
+        self, loaded: Loaded, clips: Tensor, target: Tensor | None, gradcam: GradCamOptions | None
+    ) -> tuple[Tensor, Arrays, Passes]:
+        network: Any = loaded.network
+        if gradcam is None:
+            logits, maps = network(clips), {}
+        else:
+            layer = _only_layer(gradcam, network.default_layer)
+            logits, heat = network.look(clips, target)
+            require_finite(heat, "heat maps")
+            maps = {layer: heat.numpy()}
+        require_finite(logits, "scores")
+        return logits, maps, Passes(forward=len(clips))
+
+
+def _only_layer(gradcam: GradCamOptions, layer: str) -> str:
+    """Return the layer that the graph maps, when what is asked for is what it computes."""
+    if set(gradcam.layers) - {"default", layer}:
+        raise _unavailable("an ONNX graph maps its default layer only", "/gradcam/layers", "default", layer)
+    if gradcam.weights != "per_frame":
+        raise _unavailable("an ONNX graph has one weight per channel and frame", "/gradcam/weights", "per_frame")
+    if gradcam.of != "logit":
+        raise _unavailable("an ONNX graph has the gradient of the logit", "/gradcam/of", "logit")
+    return layer
+
+
+def _unavailable(detail: str, pointer: str, *allowed: str) -> OptionsError:
+    return OptionsError(detail, code="method-unavailable", pointer=pointer, allowed=allowed)
