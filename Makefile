@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 ENGINES := $(VENV)/.engines
+TRITON := .venv-triton/.ready
 
-.PHONY: setup engines demo serve test lint lock clean
+.PHONY: setup engines triton-server demo serve torchserve triton contract test lint lock clean
 
 setup: $(READY)
 
@@ -26,13 +27,34 @@ $(ENGINES): $(READY) constraints-engines.txt
 	$(BIN)/pip install --quiet --no-deps --require-hashes -r constraints-engines.txt
 	touch $(ENGINES)
 
-demo: $(READY)
-	$(BIN)/python examples/demo.py
+# `make demo ENGINE=torchserve` passes through TorchServe, ENGINE=triton-grpc through Triton.
+ENGINE := local
+demo: $(if $(filter local,$(ENGINE)),$(READY),$(ENGINES) $(if $(filter triton%,$(ENGINE)),$(TRITON)))
+	$(BIN)/python examples/demo.py --engine $(ENGINE)
 
 serve: $(READY)
 	$(BIN)/chronolens serve
 
-test: $(READY)
+# The archives go to model_store/exports; TorchServe itself keeps to loopback, callers speak to the gateway.
+torchserve: $(ENGINES)
+	$(BIN)/chronolens serve --engine torchserve
+
+triton: $(ENGINES) $(TRITON)
+	$(BIN)/chronolens serve --engine triton-grpc
+
+# A real tritonserver that needs no container and no GPU; only its files are used, so none of its dependencies is installed.
+triton-server: $(TRITON)
+
+$(TRITON): constraints-triton.txt
+	$(PYTHON) -m venv .venv-triton
+	.venv-triton/bin/pip install --quiet --no-deps --require-hashes -r constraints-triton.txt
+	touch $(TRITON)
+
+# The same questions to every engine.
+contract: $(ENGINES) $(TRITON)
+	$(BIN)/python -m pytest tests/contract
+
+test: $(ENGINES) $(TRITON)
 	$(BIN)/python -m pytest
 
 lint: $(READY)
@@ -51,4 +73,4 @@ lock:
 	mv constraints.new constraints.txt; rm constraints.names
 
 clean:
-	rm -rf $(VENV) demo-out build dist
+	rm -rf $(VENV) .venv-triton demo-out model_store/exports build dist

@@ -33,7 +33,8 @@ from torch.utils.flop_counter import flop_registry
 
 from chronolens.models import build_model
 from chronolens.models.precision import InBfloat16
-from chronolens.models.weights import default_store, find_record, load_model
+from chronolens.models.weights import find_record, load_model
+from chronolens.store import default_store
 
 AUTHORS_I3D = "i3d-224"
 ELEMENTWISE = "elementwise"

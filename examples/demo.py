@@ -26,17 +26,18 @@ from chronolens.client import Client
 from chronolens.summary import explanation_lines
 
 SAMPLE = Path(__file__).with_name("sample.mp4")
-READY_WITHIN_S = 90.0
+READY_WITHIN_S = 300.0  # the first start of a model server exports the models for it
 STOP_WITHIN_S = 20.0
 say = Console()
 
 
 @contextmanager
-def service(data: Path) -> Iterator[str]:
+def service(data: Path, engine: str) -> Iterator[str]:
     """Run ``chronolens serve`` on a free port of this machine and yield its URL once it can answer."""
     command = [sys.executable, "-m", "chronolens_gateway", "--host", "127.0.0.1", "--port", "0"]
     log = (data / "service.log").open("w+b")
-    process = subprocess.Popen(command, env={**os.environ, "CHRONOLENS_DATA_DIR": str(data)}, stdout=subprocess.PIPE, stderr=log, text=True)
+    environment = {**os.environ, "CHRONOLENS_DATA_DIR": str(data), "CHRONOLENS_ENGINE": engine}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         deadline = threading.Timer(READY_WITHIN_S, process.terminate)
         deadline.start()
@@ -84,9 +85,10 @@ def main() -> None:
     parser.add_argument("--clip", type=Path, default=SAMPLE, help="video file to explain")
     parser.add_argument("--model", default="i3d-synthetic", help="name of a served model")
     parser.add_argument("--out", type=Path, default=Path("demo-out"), help="folder for what comes back")
+    parser.add_argument("--engine", default=os.environ.get("CHRONOLENS_ENGINE", "local"), help="what runs the models; see docs/engines.md")
     options = parser.parse_args()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="chronolens-demo-") as data, service(Path(data)) as url, Client(url) as client:
+    with tempfile.TemporaryDirectory(prefix="chronolens-demo-") as data, service(Path(data), options.engine) as url, Client(url) as client:
         say.print(f"service ready at {url} after {time.monotonic() - started:.1f} s", highlight=False)
         result = explain(client, options.clip, options.model, options.out)
     say.print(*explanation_lines(result), sep="\n", soft_wrap=True, markup=False)

@@ -17,9 +17,10 @@ import cv2
 import numpy as np
 
 from chronolens.models.registry import build_model
-from chronolens.models.weights import WeightsRecord, default_store, find_record
+from chronolens.models.weights import WeightsRecord, find_record
 from chronolens.render.overlay import colour_bar
 from chronolens.render.text import BACKGROUND, write
+from chronolens.store import default_store
 from chronolens.studies.truth_table import markdown, p_text
 
 CELL, MARGIN = 30, 470

@@ -6,11 +6,15 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from chronolens.store import default_store
+
 _LONGEST_SOCKET_PATH = 100
+Engine = Literal["local", "onnx", "torchserve", "triton-http", "triton-grpc"]
 
 
 def _default_data_dir() -> Path:
@@ -22,10 +26,14 @@ class Settings(BaseSettings):
     """One service.
 
     Args:
+        engine: what runs the models: ``local`` worker processes, the same with ``onnx`` graphs, ``torchserve``, or Triton over
+            ``triton-http`` or ``triton-grpc``.
+        engine_folder: run folder of TorchServe or Triton, where its addresses (and TorchServe's keys) are; in ``data_dir`` when None.
+        model_store: folder with ``weights.toml``.
         data_dir: jobs, artefacts, uploads and the embedded database live here.
         database_url: SQLAlchemy address of the job database; SQLite in ``data_dir`` when None.
-        engine_socket: Unix socket of the engine worker; a private one in ``data_dir`` when None.
-        embedded: start and keep alive the engine worker and the runner as children of the gateway.
+        engine_socket: Unix socket of the worker pool; a private one in ``data_dir`` when None.
+        embedded: start and keep alive the engine and the runner as children of the gateway.
         executor_id: name of the runner; two running runners must never share one.
         max_clip_bytes: largest accepted clip.
         decode_slots: clips that are decoded at the same time.
@@ -37,6 +45,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="CHRONOLENS_", frozen=True, extra="ignore")
 
+    engine: Engine = "local"
+    engine_folder: Path | None = None
+    model_store: Path = Field(default_factory=default_store)
     data_dir: Path = Field(default_factory=_default_data_dir)
     database_url: str | None = None
     engine_socket: Path | None = None
@@ -64,6 +75,18 @@ class Settings(BaseSettings):
             return inside
         digest = hashlib.sha256(os.fsencode(self.data_dir.absolute())).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"chronolens-{os.getuid()}-{digest}" / "engine.sock"
+
+    @property
+    def server_folder(self) -> Path:
+        """Run folder of a model server."""
+        return self.engine_folder or self.run_dir / self.engine.partition("-")[0]
+
+    @property
+    def exports(self) -> Path:
+        """Where exported artefacts are kept: in the model store, in ``data_dir`` when that cannot be written."""
+        inside = self.model_store / "exports"
+        writable = os.access(inside if inside.exists() else self.model_store, os.W_OK)
+        return inside if writable else self.data_dir / "exports"
 
     @property
     def job_database(self) -> str:

@@ -31,10 +31,18 @@ class Child:
 
 def children(settings: Settings) -> list[Child]:
     """Return the processes of the embedded service."""
-    return [
-        Child("engine", ("-m", "chronolens.pool.server", "--socket", str(settings.socket))),
-        Child("runner", ("-m", "chronolens_gateway.runner")),
-    ]
+    return [Child("engine", _engine(settings)), Child("runner", ("-m", "chronolens_gateway.runner"))]
+
+
+def _engine(settings: Settings) -> tuple[str, ...]:
+    store = ("--store", str(settings.model_store))
+    if settings.engine == "local":
+        return ("-m", "chronolens.pool.server", "--socket", str(settings.socket), *store)
+    exported = (*store, "--exports", str(settings.exports))
+    if settings.engine == "onnx":
+        return ("-m", "chronolens_gateway.servers.onnx", "--socket", str(settings.socket), *exported)
+    module = f"chronolens_gateway.servers.{settings.engine.partition('-')[0]}"
+    return ("-m", module, "--folder", str(settings.server_folder), *exported)
 
 
 class Supervisor:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from chronolens import cli_studies, cli_training, schemas
+from chronolens import cli_export, cli_studies, cli_training, schemas
 from chronolens.errors import ChronolensError
 from chronolens.summary import explanation_lines, prediction_table
 
@@ -22,6 +22,7 @@ notes = Console(stderr=True)
 answers = Console()
 app.command()(cli_training.train)
 app.command()(cli_training.evaluate)
+app.command()(cli_export.export)
 app.add_typer(cli_studies.app, name="study")
 
 Clip = Annotated[Path, typer.Argument(help="video file: MP4/MOV, Matroska/WebM or AVI", exists=True, dir_okay=False, show_default=False)]
@@ -114,10 +115,20 @@ def models(as_json: AsJson = False) -> None:
 def serve(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port; 0 takes a free one", min=0, max=65535)] = 8000,
+    engine: Annotated[str | None, typer.Option(help="local, onnx, torchserve, triton-http or triton-grpc", show_default="local")] = None,
 ) -> None:
-    """Run the HTTP service with its worker processes on this machine."""
+    """Run the HTTP service with its runner and the engine on this machine; model servers are given what they need first."""
+    if engine is not None:
+        os.environ["CHRONOLENS_ENGINE"] = engine
     arguments = [sys.executable, "-m", "chronolens_gateway", "--host", host, "--port", str(port)]
     os.execv(sys.executable, arguments)  # one process, so that a signal to the command stops the service
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Tell which engines are usable on this machine, and why the others are not."""
+    arguments = [sys.executable, "-m", "chronolens_gateway.doctor", *(["--json"] if as_json else [])]
+    os.execv(sys.executable, arguments)
 
 
 def _bar() -> Progress:

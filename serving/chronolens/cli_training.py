@@ -101,7 +101,8 @@ def evaluate(
         return
     if methods is not None or rows is not None:
         raise OptionsError("--methods and --rows belong to --explanations")
-    from chronolens.models.weights import default_store, find_record, load_model
+    from chronolens.models.weights import find_record, load_model
+    from chronolens.store import default_store
     from chronolens.training.evaluate import evaluate as run
 
     record = find_record(default_store(), model)

@@ -32,10 +32,11 @@ from chronolens.explain.words import Operator
 from chronolens.mask_slices import LearnRequest, MaskSlice, advance_slices
 from chronolens.models.base import VideoNetwork
 from chronolens.models.precision import InBfloat16, chosen_precision
-from chronolens.models.weights import WeightsRecord, default_store, find_record, load_model, read_records
+from chronolens.models.weights import WeightsRecord, find_record, load_model, read_records
 from chronolens.options import GradCamOptions, MaskOptions, mask_settings
 from chronolens.render.overlay import lay_on_clip
 from chronolens.schemas import ClipSpecInfo, ModelInfo
+from chronolens.store import default_store
 from chronolens.video.prepare import prepare
 from chronolens.wire import Arrays
 
@@ -101,6 +102,8 @@ class Engine:
     def __init__(self, store: Path | None = None, device: str | None = None) -> None:
         self.store = store or default_store()
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.device.type == "cuda":  # what is reported as float32 has 23 bits of mantissa, not the 10 that CUDA uses unasked
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         self.precision = chosen_precision(self.device)
         self.max_batch = MAX_BATCH
         self._loaded: dict[str, Loaded] = {}

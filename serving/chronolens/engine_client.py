@@ -97,7 +97,7 @@ class EngineClient:
 
     def models(self) -> list[ModelInfo]:
         """Return all models that the engine holds."""
-        return self.describe("")
+        return [info for source in self._transport.sources() for info in self.describe(source)]
 
     def describe(self, model: str) -> list[ModelInfo]:
         """Return one model of the engine, all when ``model`` is empty; ``backend`` names the kind of engine."""

@@ -19,18 +19,18 @@ from chronolens.models.weights import WeightsRecord
 from chronolens.options import GradCamOptions, mask_settings
 from chronolens.wire import Arrays
 
-EXPORTS, KIND = "exports", "onnx"
+KIND = "onnx"
 
 
 class OnnxEngine(Engine):
-    """The ONNX artefacts below a model store, as :class:`chronolens.pipeline.Engine`; ``chronolens export onnx`` makes them.
+    """ONNX artefacts, as :class:`chronolens.pipeline.Engine`; ``chronolens export onnx`` makes them.
 
     Args:
-        store: folder with ``exports/MODEL/onnx``; the shipped one when None.
+        exports: folder with ``MODEL/onnx``.
     """
 
-    def __init__(self, store: Path | None = None) -> None:
-        super().__init__(store, "cpu")  # where frames are prepared and perturbed; ONNX Runtime takes its graphs where it likes
+    def __init__(self, exports: Path) -> None:
+        super().__init__(exports, "cpu")  # where frames are prepared and perturbed; ONNX Runtime takes its graphs where it likes
         self.precision = "float32"
 
     def learn_many(self, model: str, requests: list[LearnRequest]) -> list[Facts | ChronolensError]:  # type: ignore[override]
@@ -45,12 +45,12 @@ class OnnxEngine(Engine):
         return super().learn_many(model, requests)
 
     def _names(self) -> list[str]:
-        return sorted(path.parent.parent.name for path in (self.store / EXPORTS).glob(f"*/{KIND}/manifest.json"))
+        return sorted(path.parent.parent.name for path in self.store.glob(f"*/{KIND}/manifest.json"))
 
     def _open(self, name: str) -> Loaded:
         if name not in self._names():
             raise UnknownModelError("no model of that name is served", pointer="/model", allowed=self._names())
-        manifest, network = open_onnx(self.store / EXPORTS / name / KIND)
+        manifest, network = open_onnx(self.store / name / KIND)
         record = WeightsRecord(
             name,
             manifest.architecture,

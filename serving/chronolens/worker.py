@@ -17,9 +17,9 @@ from chronolens.answering import answer_all
 from chronolens.engine import Engine
 from chronolens.errors import ChronolensError
 from chronolens.golden import golden_frames
-from chronolens.models.weights import default_store
 from chronolens.onnx_engine import OnnxEngine
 from chronolens.options import GradCamOptions
+from chronolens.store import default_store
 
 
 def serve(engine: Engine, pipe: Connection) -> None:
@@ -48,11 +48,11 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True, help="file descriptor of the inherited socket")
     parser.add_argument("--index", type=int, default=0, help="number of this worker, which chooses its graphics card")
     parser.add_argument("--store", type=Path, default=None, help="folder with weights.toml")
-    parser.add_argument("--runtime", choices=("torch", "onnx"), default="torch", help="what computes the networks")
+    parser.add_argument("--onnx", type=Path, default=None, help="folder of ONNX artefacts, to be run in place of the store's networks")
     options = parser.parse_args()
     store = options.store or default_store()
     try:
-        engine = OnnxEngine(store) if options.runtime == "onnx" else Engine(store, device_of(options.index))
+        engine = OnnxEngine(options.onnx) if options.onnx else Engine(store, device_of(options.index))
         served = engine.models()
         for info in served:  # the first answer takes longer than the others, and a model that gives no numbers must not be served
             engine.look(info.name, golden_frames(engine.load(info.name).record.clip), target=None, gradcam=GradCamOptions())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ MODELS = ["tiny-clstm", "tiny-i3d"]
 
 @pytest.fixture(scope="module")
 def store(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store that holds nothing but ONNX artefacts."""
+    """ONNX artefacts, and nothing else."""
     folder = tmp_path_factory.mktemp("onnx-only")
     for model in MODELS:
-        export("onnx", model, tiny_store, folder / "exports" / model / "onnx")
+        export("onnx", model, tiny_store, folder / model / "onnx")
     return folder
 
 
@@ -93,11 +94,11 @@ def test_what_needs_gradients_is_refused_with_what_does_not(
     onnx: OnnxEngine, clip: DecodedClip, changed: dict[str, Any], pointer: str, allowed: list[str]
 ) -> None:
     frames = np.ascontiguousarray(clip.frames[:, :32, :32])
+    ask: Any = partial(onnx.learn, "tiny-i3d", frames, 0, "freeze", changed.get("mask"), None, max_steps=1, budget_s=1)
+    if "gradcam" in changed:
+        ask = partial(onnx.look, "tiny-i3d", frames, target=None, gradcam=changed["gradcam"])
     with pytest.raises(OptionsError) as caught:
-        if "gradcam" in changed:
-            onnx.look("tiny-i3d", frames, target=None, gradcam=changed["gradcam"])
-        else:
-            onnx.learn("tiny-i3d", frames, 0, "freeze", changed["mask"], None, max_steps=1, budget_s=1)
+        ask()
     assert (caught.value.code, caught.value.pointer, caught.value.allowed) == ("method-unavailable", pointer, allowed)
     if "mask" in changed:
         with pytest.raises(OptionsError) as caught:
@@ -118,8 +119,8 @@ def test_a_name_never_leads_elsewhere(onnx: OnnxEngine, name: str) -> None:
 
 
 def test_a_damaged_graph_is_not_served(store: Path, tmp_path: Path) -> None:
-    shutil.copytree(store / "exports", tmp_path / "exports")
+    shutil.copytree(store, tmp_path / "exports")
     graph = tmp_path / "exports" / "tiny-clstm" / "onnx" / "model.onnx"
     graph.write_bytes(graph.read_bytes()[:-1] + b"\x00")
     with pytest.raises(WeightsError):
-        OnnxEngine(tmp_path).models()
+        OnnxEngine(tmp_path / "exports").models()

@@ -12,7 +12,8 @@ import pytest
 from tests.gateway.conftest import Server
 
 from chronolens.client import Client, ServiceError
-from chronolens.models.weights import default_store, read_records
+from chronolens.models.weights import read_records
+from chronolens.store import default_store
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "examples" / "sample.mp4"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from chronolens.engine import Engine
-from chronolens.models.weights import default_store, find_record
+from chronolens.models.weights import find_record
+from chronolens.store import default_store
 from chronolens.studies.truth import run
 from chronolens.studies.truth_table import truth_figures
 

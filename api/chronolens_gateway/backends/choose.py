@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from chronolens.engine_client import Transport
 from chronolens_gateway.backends.base import Backend
 from chronolens_gateway.backends.local import LocalTransport
+from chronolens_gateway.backends.torchserve import TorchServeTransport
+from chronolens_gateway.backends.triton import TritonTransport
+from chronolens_gateway.servers import triton
 from chronolens_gateway.settings import Settings
 
 
 def open_backend(settings: Settings) -> Backend:
     """Return the backend of a service."""
-    return Backend(LocalTransport(settings.socket))
+    return Backend(_transport(settings))
+
+
+def _transport(settings: Settings) -> Transport:
+    if settings.engine == "torchserve":
+        return TorchServeTransport(settings.server_folder)
+    if settings.engine == "triton-http":
+        return TritonTransport(settings.server_folder / triton.ADDRESSES, "http")
+    if settings.engine == "triton-grpc":
+        return TritonTransport(settings.server_folder / triton.ADDRESSES, "grpc")
+    return LocalTransport(settings.socket, settings.engine)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,8 +24,7 @@ from chronolens.clips import ClipSpec
 from chronolens.errors import UnknownModelError, WeightsError
 from chronolens.models.base import VideoNetwork
 from chronolens.models.registry import build_model
-
-RECORDS = "weights.toml"
+from chronolens.store import RECORDS
 
 
 @dataclass(frozen=True)
@@ -59,16 +57,6 @@ class WeightsRecord:
     sha256: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-
-
-def default_store() -> Path:
-    """Return the folder of the shipped weights: ``CHRONOLENS_MODEL_STORE``, the one inside the wheel, or the one of the checkout."""
-    named = os.environ.get("CHRONOLENS_MODEL_STORE")
-    if named:
-        return Path(named)
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "model_store"
-    return inside if inside.is_dir() else package.parents[1] / "model_store"
 
 
 def read_records(store: Path) -> dict[str, WeightsRecord]:

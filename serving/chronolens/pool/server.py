@@ -72,7 +72,7 @@ def _left(head: Head) -> float | None:
     return None if head.expires_at is None else max(0.0, head.expires_at - time.time())
 
 
-def options_from(environment: dict[str, str], store: Path | None, runtime: str) -> PoolOptions:
+def options_from(environment: dict[str, str], store: Path | None, onnx: Path | None) -> PoolOptions:
     """Return the pool's options from ``CHRONOLENS_WORKERS``, ``..._WORKER_MEMORY_BYTES``, ``..._MAX_WAITING`` and ``..._HANG_S``."""
     given = {
         "workers": ("CHRONOLENS_WORKERS", int),
@@ -81,7 +81,9 @@ def options_from(environment: dict[str, str], store: Path | None, runtime: str) 
         "hang_s": ("CHRONOLENS_HANG_S", float),
     }
     found = {name: kind(environment[variable]) for name, (variable, kind) in given.items() if environment.get(variable)}
-    command = [*WORKER, "--runtime", runtime, *(() if store is None else ("--store", str(store)))]
+    command = [*WORKER]
+    for name, folder in (("--store", store), ("--onnx", onnx)):
+        command += [] if folder is None else [name, str(folder)]
     return PoolOptions(command, **found)
 
 
@@ -90,9 +92,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="chronolens.pool.server")
     parser.add_argument("--socket", required=True, help="path of the Unix socket to listen on")
     parser.add_argument("--store", type=Path, default=None, help="folder with weights.toml")
-    parser.add_argument("--runtime", choices=("torch", "onnx"), default="torch", help="what computes the networks")
+    parser.add_argument("--onnx", type=Path, default=None, help="folder of ONNX artefacts, to be run in place of the store's networks")
     options = parser.parse_args()
-    app = create_app(options_from(dict(os.environ), options.store, options.runtime))
+    app = create_app(options_from(dict(os.environ), options.store, options.onnx))
     uvicorn.run(app, uds=options.socket, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
 
 

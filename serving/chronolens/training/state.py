@@ -18,7 +18,8 @@ from torch import nn
 from chronolens.errors import OptionsError, UnknownModelError
 from chronolens.models.base import VideoNetwork
 from chronolens.models.clstm import CLSTM
-from chronolens.models.weights import default_store, find_record, load_model
+from chronolens.models.weights import find_record, load_model
+from chronolens.store import default_store
 from chronolens.training.architectures import adopt, build, transplant
 from chronolens.training.averaging import Average
 from chronolens.training.options import TrainOptions

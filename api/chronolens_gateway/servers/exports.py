@@ -1,0 +1,55 @@
+"""What every launcher does before it starts a server: see to it that its artefacts are there, and fresh."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from chronolens.errors import WeightsError
+from chronolens.export.manifest import check_files, read_manifest
+from chronolens.store import digests
+
+_COMMAND = "from chronolens.cli import main; main()"
+
+
+def ensure(kind: str, store: Path, exports: Path, models: list[str] | None = None) -> list[str]:
+    """Export what is missing, damaged, or made of other weights or by another version; return the names of all models.
+
+    Args:
+        kind: as for ``chronolens export``.
+        store: model store.
+        exports: where artefacts are kept, as ``MODEL/KIND``.
+        models: names; all of the store when None.
+
+    Raises:
+        SystemExit: there are no models, no such model, or it could not be exported.
+    """
+    known = digests(store)
+    names = list(known) if models is None else models
+    if not names or set(names) - known.keys():
+        raise SystemExit(f"the model store {store} has no such models; set CHRONOLENS_MODEL_STORE to a folder with weights.toml")
+    for name in names:
+        if not current(exports / name / kind, known[name]):
+            _export(kind, name, store, exports / name / kind)
+    return names
+
+
+def current(folder: Path, weights: str) -> bool:
+    """Tell whether an artefact is there, whole, and made of these weights by this version."""
+    try:
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+    except WeightsError:
+        return False
+    return (manifest.weights, manifest.packages.get("chronolens")) == (weights, version("chronolens"))
+
+
+def _export(kind: str, name: str, store: Path, out: Path) -> None:
+    """Export in a process of its own, which loads PyTorch; on a leash, so that it does not outlive this one."""
+    leash = [sys.executable, "-m", "chronolens.leash", str(os.getpid())]
+    arguments = ["export", kind, name, "--store", str(store.absolute()), "--out", str(out.absolute())]
+    if subprocess.run([*leash, sys.executable, "-c", _COMMAND, *arguments], stdout=sys.stderr).returncode:
+        raise SystemExit(f"the {kind} artefact of {name} could not be made")

@@ -1,0 +1,29 @@
+"""Start the worker pool on ONNX Runtime: ``python -m chronolens_gateway.servers.onnx --socket PATH --store MODEL_STORE``.
+
+Exports the graphs that are missing or stale and becomes the pool, so that a signal to this process stops it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from chronolens_gateway.servers.exports import ensure
+
+
+def main() -> None:
+    """Become the pool."""
+    parser = argparse.ArgumentParser(prog="chronolens_gateway.servers.onnx", description=__doc__)
+    parser.add_argument("--socket", required=True, help="path of the Unix socket to listen on")
+    parser.add_argument("--store", type=Path, required=True, help="model store")
+    parser.add_argument("--exports", type=Path, required=True, help="where artefacts are kept")
+    asked = parser.parse_args()
+    ensure("onnx", asked.store, asked.exports)
+    line = [sys.executable, "-m", "chronolens.pool.server", "--socket", asked.socket, "--onnx", str(asked.exports)]
+    os.execv(line[0], line)
+
+
+if __name__ == "__main__":
+    main()

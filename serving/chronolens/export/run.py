@@ -1,0 +1,133 @@
+"""Export: write an artefact in a temporary place, prove that it answers as the network does, and only then put it where it belongs.
+
+    STORE/exports/MODEL/KIND/manifest.json     what it is, see :mod:`chronolens.export.manifest`
+    STORE/exports/MODEL/mar/MODEL.mar          kind ``mar``, for TorchServe
+    STORE/exports/MODEL/onnx/model.onnx        kind ``onnx``
+    STORE/exports/MODEL/torch-export/model.pt2 kind ``torch-export``
+    STORE/exports/MODEL/triton/...             kind ``triton``, a model repository
+
+An artefact that fails leaves nothing behind, and an earlier one stays as it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import tempfile
+from pathlib import Path
+
+import torch
+
+from chronolens.errors import OptionsError, WeightsError
+from chronolens.export import mar, onnx_graph, parity, torch_export, triton
+from chronolens.export.kind import Kind, Options, Subject
+from chronolens.export.manifest import FILE, Golden, Manifest, ParityFacts, describe_files, read_manifest, write_manifest
+from chronolens.golden import golden_frames
+from chronolens.models.weights import find_record, load_model
+from chronolens.schemas import Cells, ClipSpecInfo
+from chronolens.store import default_store
+from chronolens.video.prepare import prepare
+
+KINDS: dict[str, Kind] = {
+    "mar": mar.MAR,
+    "onnx": onnx_graph.ONNX,
+    "torch-export": torch_export.TORCH_EXPORT,
+    "triton": triton.TRITON,
+}
+GOLDEN_SEED = 0
+_PACKAGES = ("chronolens", "torch", "numpy")
+
+
+def export(kind: str, model: str, store: Path | None = None, out: Path | None = None) -> tuple[Path, Manifest]:
+    """Write one artefact of one model, proven.
+
+    Args:
+        kind: one of ``KINDS``.
+        model: name of weights in the store.
+        store: folder with ``weights.toml``; the shipped one when None.
+        out: folder to write; ``STORE/exports/MODEL/KIND`` when None. An artefact that is there already is replaced as a whole.
+
+    Returns:
+        The folder and the manifest.
+
+    Raises:
+        OptionsError: no such kind, its packages are not installed, or ``out`` holds something else than an artefact.
+        UnknownModelError, WeightsError: no such model, or its weights do not fit.
+        ExportError: the artefact cannot be made, or does not answer as the network does.
+    """
+    if kind not in KINDS:
+        raise OptionsError(f"There is no export {kind[:40]!r}.", pointer="/kind", allowed=list(KINDS))
+    store = store or default_store()
+    record = find_record(store, model)
+    folder = (out or store / "exports" / model / kind).resolve()
+    _require_replaceable(folder)
+    subject = Subject(record, load_model(record, store), store)
+    # beside its place, so that it can be moved there by a rename
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=_existing(folder.parent)) as work:
+        fresh = Path(work, "new")
+        fresh.mkdir()
+        options = KINDS[kind].write(subject, fresh)
+        found = parity.measure(subject.network, KINDS[kind].load(subject, fresh), parity.probes(record.clip, len(record.classes)))
+        found.require()
+        manifest = _manifest(kind, subject, options, found, fresh)
+        write_manifest(manifest, fresh)
+        _put(fresh, folder, Path(work, "old"))
+    return folder, manifest
+
+
+def _manifest(kind: str, subject: Subject, options: Options, found: parity.Parity, folder: Path) -> Manifest:
+    record, network, spec = subject.record, subject.network, subject.record.clip
+    grid = network.cell_grid(network.default_layer, spec.frames, spec.height, spec.width)
+    clip = torch.from_numpy(prepare(golden_frames(spec, GOLDEN_SEED), spec))
+    with torch.no_grad():
+        scores = torch.softmax(network(clip)[0].double(), dim=0)
+    return Manifest(
+        kind=kind,
+        model=record.name,
+        architecture=record.architecture,
+        data_set=record.data_set,
+        licence=record.licence,
+        warnings=list(record.warnings),
+        weights=record.sha256,
+        clip=ClipSpecInfo(**dataclasses.asdict(spec)),
+        classes=list(record.classes),
+        layer=network.default_layer,
+        cells=Cells(**dataclasses.asdict(grid)),
+        options=dict(options),
+        packages={name: importlib.metadata.version(name) for name in (*_PACKAGES, *KINDS[kind].packages)},
+        parity=ParityFacts(**dataclasses.asdict(found)),
+        golden=Golden(seed=GOLDEN_SEED, scores=scores.tolist()),
+        files=describe_files(folder),
+    )
+
+
+def _require_replaceable(folder: Path) -> None:
+    """Refuse a folder with anything in it that is not part of an artefact: replacing it would delete that."""
+    if not folder.exists():
+        return
+    if folder.is_dir():
+        names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir()}
+        try:
+            if not names or names <= {FILE, *read_manifest(folder).files}:
+                return
+        except WeightsError:
+            pass  # no manifest, or none of ours: whose files these are is not known
+    raise OptionsError("The folder to write holds other things than an artefact; choose another.", pointer="/out")
+
+
+def _existing(folder: Path) -> Path:
+    return next(one for one in (folder, *folder.parents) if one.is_dir())
+
+
+def _put(fresh: Path, folder: Path, old: Path) -> None:
+    """Move a finished artefact to its place; should that fail, the earlier one goes back."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not folder.exists():
+        fresh.rename(folder)
+        return
+    folder.rename(old)
+    try:
+        fresh.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
