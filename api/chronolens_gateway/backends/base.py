@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from typing import Any
 
 from chronolens.engine_client import SLICE_TIMEOUT_S, EngineClient, Transport
-from chronolens.errors import EngineUnavailableError
+from chronolens.errors import ChronolensError, DeadlineExceededError, EngineUnavailableError
 from chronolens.pipeline import Engine
 from chronolens.schemas import ModelInfo
 from chronolens_gateway.backends.guard import Breaker
 
+_log = logging.getLogger("chronolens_gateway.backends")
 _FRESH_S = 5.0
 _FIRST_LIST_S = 120.0
 _LIST_S = 5.0
@@ -41,24 +43,18 @@ class Backend:
         return EngineClient(self._transport, weights=info.weights, timeout_s=timeout_s, guard=self.breaker)
 
     def models(self) -> list[ModelInfo]:
-        """Return the served models, asked again every few seconds; while one does not answer, what was known of it.
+        """Return the served models, asked again every few seconds behind the caller's back: an engine that hangs must not delay a request.
 
         Raises:
-            EngineUnavailableError: nothing answers and nothing is known from before.
+            EngineUnavailableError, DeadlineExceededError: nothing answers and nothing is known from before.
         """
-        known = list(self._models.values())
-        if known and time.monotonic() - self._asked_at <= _FRESH_S:
-            return known
-        if not self._lock.acquire(blocking=not known):  # somebody else is asking; what is known will do meanwhile
-            return known
-        try:
-            self._models = self._ask()
-        except EngineUnavailableError:
-            if not known:
-                raise
-        finally:
+        if not self._models:
+            with self._lock:
+                self._models = self._models or self._ask()
+                self._asked_at = time.monotonic()
+        elif time.monotonic() - self._asked_at > _FRESH_S:
             self._asked_at = time.monotonic()
-            self._lock.release()
+            threading.Thread(target=self._refresh, name="models", daemon=True).start()
         return list(self._models.values())
 
     def passes(self) -> list[dict[str, Any]]:
@@ -77,15 +73,24 @@ class Backend:
         """Close all connections."""
         self._transport.close()
 
+    def _refresh(self) -> None:
+        if self._lock.acquire(blocking=False):
+            try:
+                self._models = self._ask()
+            except ChronolensError:  # what was known stands
+                _log.warning("the engine does not tell its models")
+            finally:
+                self._lock.release()
+
     def _ask(self) -> dict[str, ModelInfo]:
         # At first the models may still be loading; later the list is only read.
         client = EngineClient(self._transport, timeout_s=_LIST_S if self._models else _FIRST_LIST_S)
         found: dict[str, ModelInfo] = {}
-        failed: EngineUnavailableError | None = None
+        failed: ChronolensError | None = None
         for source in self._transport.sources():
             try:
                 found |= {info.name: info for info in client.describe(source)}
-            except EngineUnavailableError as error:
+            except (EngineUnavailableError, DeadlineExceededError) as error:
                 failed = error
                 found |= {name: info for name, info in self._models.items() if name == source}
         if failed is not None and not found:

@@ -13,10 +13,11 @@ from chronolens_gateway.settings import Settings
 
 def open_backend(settings: Settings) -> Backend:
     """Return the backend of a service."""
-    return Backend(_transport(settings))
+    return Backend(open_transport(settings))
 
 
-def _transport(settings: Settings) -> Transport:
+def open_transport(settings: Settings) -> Transport:
+    """Return the way to the engine of a service."""
     if settings.engine == "torchserve":
         return TorchServeTransport(settings.server_folder)
     if settings.engine == "triton-http":
