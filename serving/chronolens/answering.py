@@ -29,6 +29,10 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
+Budget = Annotated[float, Field(ge=0, le=60)]
+"""Seconds that one call may take, well below the time after which servers take a worker for dead."""
+
+
 class _Arguments(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
@@ -44,7 +48,7 @@ class _Learn(_Arguments):
     mask: MaskOptions
     state: dict[str, Any] | None
     max_steps: Annotated[int, Field(ge=1, le=SLICE)]
-    budget_s: Annotated[float, Field(ge=0)]
+    budget_s: Budget
     known: list[list[Any]]
 
 
@@ -53,7 +57,7 @@ class _Score(_Arguments):
     masks: dict[Operator, list[float]]
     mask: MaskOptions
     known: list[list[Any]]
-    budget_s: Annotated[float, Field(ge=0)]
+    budget_s: Budget
 
 
 _KINDS: dict[str, tuple[type[_Arguments], Any]] = {

@@ -166,7 +166,7 @@ class EngineClient:
         options: MaskOptions,
         known: Sequence[Sequence[Any]] = (),
         *,
-        budget_s: float = 3600.0,
+        budget_s: float = 60.0,
     ) -> Facts:
         """See :meth:`chronolens.pipeline.Engine.score`."""
 
