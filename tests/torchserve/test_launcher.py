@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from chronolens.export import manifest as manifests
 from chronolens_gateway.servers import torchserve
 
 PORTS = {name: 7000 + number for number, name in enumerate(torchserve._PORTS)}
@@ -28,12 +27,6 @@ def test_properties_are_escaped_for_java():
     assert text == "model_store=/a b\\u005cc/\\u00e4/\\ud83c\\udfa5\nx=(?!)\n"
 
 
-def test_free_ports_are_all_different_and_given_ones_are_kept():
-    chosen = torchserve._chosen({**dict.fromkeys(torchserve._PORTS, 0), "metrics": 8182})
-    assert chosen["metrics"] == 8182
-    assert len(set(chosen.values())) == len(torchserve._PORTS)
-
-
 def test_sockets_of_a_deep_run_folder_lie_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setattr(torchserve.tempfile, "gettempdir", lambda: str(tmp_path))
     deep = tmp_path / ("d" * 60) / ("e" * 60)
@@ -42,21 +35,6 @@ def test_sockets_of_a_deep_run_folder_lie_elsewhere(tmp_path, monkeypatch):
     assert found.parent == tmp_path
     assert found.stat().st_mode & 0o777 == 0o700
     assert torchserve._temporary(deep) == found
-
-
-@pytest.mark.parametrize(
-    ("change", "current"),
-    [({}, True), ({"weights": "00"}, False), ({"packages": {"chronolens": "0.0.1"}}, False)],
-)
-def test_an_archive_is_current_when_weights_and_version_are(archive_store, tmp_path, change, current):
-    written = manifests.read_manifest(archive_store / "exports" / "tiny-i3d" / "mar")
-    (tmp_path / "tiny-i3d.mar").touch()
-    manifests.write_manifest(written.model_copy(update=change), tmp_path)
-    assert torchserve._current(tmp_path, "tiny-i3d", written.weights) is current
-
-
-def test_a_missing_archive_is_not_current(tmp_path):
-    assert not torchserve._current(tmp_path, "tiny-i3d", "00")
 
 
 def test_without_java_the_launcher_says_so(tmp_path, monkeypatch):

@@ -6,24 +6,17 @@ Whoever wants to reach it reads ``torchserve.json`` (addresses) and ``key_file.j
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import hashlib
-import json
 import os
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
-import tomllib
-from collections.abc import Iterable, Iterator
-from importlib.metadata import version
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from chronolens.errors import WeightsError
-from chronolens.export.manifest import read_manifest
+from chronolens_gateway.servers.exports import ensure
+from chronolens_gateway.servers.places import announce, chosen_ports, emptied, parser, run_folder
 
 ADDRESSES = "torchserve.json"
 KEYS = "key_file.json"
@@ -31,7 +24,6 @@ METRICS = Path(__file__).with_name("torchserve-metrics.yaml")
 LOG = Path(__file__).with_name("torchserve-log4j2.xml")
 MOST_BYTES = 65 * 1024 * 1024
 """Of one request, a clip of 64 MiB and what comes with it, and of one answer."""
-_EXPORT = "from chronolens.cli import main; main()"
 _PORTS = ("inference", "management", "metrics", "grpc_inference", "grpc_management", "worker")
 _LONGEST_SOCKET_FOLDER = 80
 
@@ -98,22 +90,18 @@ def command(folder: Path, temporary: Path) -> list[str]:
 
 def main() -> None:
     """Become TorchServe."""
-    asked = _arguments()
-    folder: Path = asked.folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    folder.chmod(0o700)  # the keys will be in it
-    records = tomllib.loads((asked.store / "weights.toml").read_text(encoding="utf-8"))
-    models = asked.models or list(records)
-    exports: Path = asked.exports or asked.store / "exports"
+    asked = parser("torchserve", __doc__, _PORTS[:3]).parse_args()
+    exports: Path = (asked.exports or asked.store / "exports").absolute()
+    models = ensure("mar", asked.store, exports, asked.models)
+    folder = run_folder(asked.folder)  # the keys will be in it
+    archives = emptied(folder / "archives")
     for name in models:
-        if not _current(exports / name / "mar", name, records[name]["sha256"]):
-            _export(name, asked.store, exports / name / "mar")
-    _link(folder / "archives", {name: exports.absolute() / name / "mar" / f"{name}.mar" for name in models})
+        (archives / f"{name}.mar").symlink_to(exports / name / "mar" / f"{name}.mar")
     temporary = _temporary(folder)
-    ports = _chosen({name: getattr(asked, f"{name}_port", 0) for name in _PORTS})
+    ports = chosen_ports(_PORTS, asked)
     (folder / "config.properties").write_text(properties(configuration(folder, ports, models)), encoding="ascii")
     (folder / KEYS).unlink(missing_ok=True)  # those of an earlier server
-    _announce(folder, ports, models)
+    announce(folder / ADDRESSES, {**{name: f"http://127.0.0.1:{ports[name]}" for name in _PORTS[:3]}, "models": models})
     os.chdir(folder)  # where TorchServe puts its keys
     os.environ |= {
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive"),
@@ -123,43 +111,6 @@ def main() -> None:
     line = command(folder, temporary)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # its log is all that it says
     os.execv(line[0], line)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="chronolens_gateway.servers.torchserve", description=__doc__)
-    parser.add_argument("--folder", type=Path, required=True, help="run folder, of this server alone")
-    parser.add_argument("--store", type=Path, required=True, help="model store")
-    parser.add_argument("--exports", type=Path, help="where archives are kept; STORE/exports when left out")
-    parser.add_argument("--models", nargs="+", help="models to serve; all of the store when left out")
-    for name in _PORTS[:3]:
-        parser.add_argument(f"--{name}-port", type=int, default=0, help="on loopback; a free one when left out")
-    return parser.parse_args()
-
-
-def _current(folder: Path, name: str, weights: str) -> bool:
-    """Tell whether an archive is there and made of these weights by this version."""
-    try:
-        manifest = read_manifest(folder)
-    except WeightsError:
-        return False
-    made_by = manifest.packages.get("chronolens")
-    return (manifest.weights, made_by) == (weights, version("chronolens")) and (folder / f"{name}.mar").is_file()
-
-
-def _export(name: str, store: Path, out: Path) -> None:
-    """Export in a process of its own, which loads PyTorch; on a leash, so that it does not outlive this one."""
-    leash = [sys.executable, "-m", "chronolens.leash", str(os.getpid())]
-    arguments = ["export", "mar", name, "--store", str(store.absolute()), "--out", str(out.absolute())]
-    if subprocess.run([*leash, sys.executable, "-c", _EXPORT, *arguments], stdout=sys.stderr).returncode:
-        raise SystemExit(f"the archive of {name} could not be made")
-
-
-def _link(folder: Path, archives: dict[str, Path]) -> None:
-    """Put links to the archives, and nothing else, into the folder that TorchServe loads from."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for name, archive in archives.items():
-        (folder / f"{name}.mar").symlink_to(archive)
 
 
 def _temporary(folder: Path) -> Path:
@@ -172,26 +123,6 @@ def _temporary(folder: Path) -> Path:
     shutil.rmtree(inside, ignore_errors=True)
     inside.mkdir(mode=0o700)  # fails when somebody else's is in the way
     return inside
-
-
-def _chosen(ports: dict[str, int]) -> dict[str, int]:
-    """Replace each 0 by a free port, all different."""
-    with contextlib.ExitStack() as taken:
-        return {name: port or next(_free(taken)) for name, port in ports.items()}
-
-
-def _free(taken: contextlib.ExitStack) -> Iterator[int]:
-    bound = taken.enter_context(socket.socket())
-    bound.bind(("127.0.0.1", 0))
-    yield bound.getsockname()[1]
-
-
-def _announce(folder: Path, ports: dict[str, int], models: list[str]) -> None:
-    """Write where the server can be reached, all at once."""
-    addresses = {name: f"http://127.0.0.1:{ports[name]}" for name in _PORTS[:3]}
-    fresh = folder / f"{ADDRESSES}.new"
-    fresh.write_text(json.dumps({**addresses, "models": models}), encoding="utf-8")
-    fresh.replace(folder / ADDRESSES)
 
 
 def _escaped(value: str) -> str:
