@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,12 +106,12 @@ class Service:
             self.metrics.ready.labels(name).set(answers)
         return dict(sorted(found.items()))
 
-    async def count_passes(self) -> None:
-        """Ask the engine what it has spent; while it does not answer, the last count stands."""
-        try:
-            self.metrics.passes.latest = await self.call(self.backend.passes)
-        except ChronolensError:
-            return
+    async def ask_engine(self) -> None:
+        """Ask the engine for its figures; while it does not answer, the last ones stand."""
+        self.metrics.breaker.labels(self.backend.name).set(self.backend.breaker.state != "closed")
+        with suppress(ChronolensError):
+            self.metrics.engine.passes = await self.call(self.backend.passes)
+            self.metrics.engine.stats = await self.call(self.backend.stats)
 
     def _database_answers(self) -> bool:
         for status, count in self.jobs.waiting().items():

@@ -47,19 +47,6 @@ class Transport(Protocol):
             EngineUnavailableError: nobody answers.
         """
 
-    def passes(self) -> list[Facts]:
-        """Return what the engine has counted since it started, see :meth:`chronolens.engine.Engine.passes`.
-
-        Raises:
-            EngineUnavailableError: nobody answers.
-        """
-
-    def healthy(self) -> bool:
-        """Return within a few seconds whether it would answer now."""
-
-    def close(self) -> None:
-        """Close all connections."""
-
 
 class Guard(Protocol):
     """Decides how often a request to an engine is tried, and whether at all."""

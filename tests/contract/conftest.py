@@ -15,8 +15,9 @@ import httpx
 import pytest
 from tests.gateway.conftest import MODEL, Server, clip, command_of, descendants, store  # noqa: F401 the fixtures are used here too
 
-from chronolens.engine_client import EngineClient, Transport
+from chronolens.engine_client import EngineClient
 from chronolens.schemas import ModelInfo
+from chronolens_gateway.backends.base import ServerTransport
 from chronolens_gateway.backends.choose import open_transport
 from chronolens_gateway.settings import Settings
 
@@ -47,7 +48,7 @@ class Service:
         self.server = server
         kind = engine.partition("-")[0]
         self._computes, self._serves = COMPUTES[kind], SERVES[kind]
-        self.transport: Transport = open_transport(Settings(data_dir=server.data_dir, engine=engine))  # type: ignore[arg-type]
+        self.transport: ServerTransport = open_transport(Settings(data_dir=server.data_dir, engine=engine))  # type: ignore[arg-type]
         self.gradients = engine != "onnx"
         self.preset = "default" if self.gradients else "exhaustive"
 

@@ -44,15 +44,6 @@ class Wire:
     def sources(self) -> list[str]:
         return [""]
 
-    def passes(self) -> list[dict[str, Any]]:
-        return []
-
-    def healthy(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        pass
-
 
 def client(arrays: dict[str, Any], facts: dict[str, Any], **options: Any) -> EngineClient:
     return EngineClient(Wire(lambda call: pack_answer(call.id, arrays, facts)), **options)

@@ -71,7 +71,7 @@ class Server:
         while time.monotonic() < deadline:
             for pid in descendants(self.process.pid):
                 command = command_of(pid)
-                if module in command and "chronolens_gateway.leash" not in command:
+                if module in command and "chronolens.leash" not in command:
                     return pid
             time.sleep(0.05)
         raise AssertionError(f"no child {module}")

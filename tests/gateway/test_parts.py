@@ -27,6 +27,7 @@ from chronolens.errors import (
 from chronolens_gateway.app import create_app
 from chronolens_gateway.errors import problem_of, status_of
 from chronolens_gateway.limits import Limits
+from chronolens_gateway.metrics import EngineFigures
 from chronolens_gateway.parameters import strict_json
 from chronolens_gateway.settings import Settings
 from chronolens_gateway.storage import JobRemovedError, JobStorage, is_job_id, new_job_id
@@ -171,3 +172,23 @@ def test_deep_data_folder_gets_a_short_socket(tmp_path: Path) -> None:
     assert len(str(deep.socket)) < 100
     assert deep.socket != Settings(data_dir=tmp_path / ("d" * 60) / ("f" * 60)).socket
     assert Settings(data_dir=Path("/x")).socket == Path("/x/run/engine.sock")
+
+
+def test_the_figures_of_an_engine_become_metrics() -> None:
+    figures = EngineFigures()
+    figures.passes = [{"model": "m", "purpose": "predict", "direction": "forward", "passes": 7}]
+    figures.stats = {
+        "restarts": 2,
+        "queues": [
+            {"model": "a", "lane": "mask", "calls": 3, "oldest_s": 1.5},
+            {"model": "b", "lane": "mask", "calls": 1, "oldest_s": 4.0},
+            {"model": "a", "lane": "predict", "calls": 2, "oldest_s": 0.25},
+        ],
+    }
+    found = {(sample.name, *sample.labels.values()): sample.value for family in figures.collect() for sample in family.samples}
+    assert found == {
+        ("chronolens_passes_total", "m", "predict", "forward"): 7,
+        ("chronolens_worker_restarts_total",): 2,
+        **{("chronolens_engine_waiting", lane): calls for lane, calls in (("predict", 2), ("map", 0), ("mask", 4))},
+        **{("chronolens_engine_waiting_seconds", lane): age for lane, age in (("predict", 0.25), ("map", 0.0), ("mask", 4.0))},
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from chronolens.engine_client import SLICE_TIMEOUT_S, EngineClient, Transport
 from chronolens.errors import ChronolensError, DeadlineExceededError, EngineUnavailableError
@@ -19,6 +19,30 @@ _FIRST_LIST_S = 120.0
 _LIST_S = 5.0
 
 
+class ServerTransport(Transport, Protocol):
+    """A transport that also tells how its engine is."""
+
+    def passes(self) -> list[dict[str, Any]]:
+        """Return what the engine has counted since it started, see :meth:`chronolens.engine.Engine.passes`.
+
+        Raises:
+            EngineUnavailableError: nobody answers.
+        """
+
+    def stats(self) -> dict[str, Any]:
+        """Return what nobody else publishes: ``restarts`` of workers and ``queues``; nothing where the server has metrics of its own.
+
+        Raises:
+            EngineUnavailableError: nobody answers.
+        """
+
+    def healthy(self) -> bool:
+        """Return within a few seconds whether it would answer now."""
+
+    def close(self) -> None:
+        """Close all connections."""
+
+
 class Backend:
     """One engine behind a transport: the local worker pool, TorchServe or Triton. Methods block and may be called from any thread.
 
@@ -26,7 +50,7 @@ class Backend:
         transport: the way to it; the engine may come later, go, and come back.
     """
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: ServerTransport) -> None:
         self._transport = transport
         self.breaker = Breaker()
         self._lock = threading.Lock()
@@ -64,6 +88,14 @@ class Backend:
             EngineUnavailableError: nothing answers.
         """
         return self._transport.passes()
+
+    def stats(self) -> dict[str, Any]:
+        """Return the engine's queues and restarts where it has no metrics of its own, see :meth:`ServerTransport.stats`.
+
+        Raises:
+            EngineUnavailableError: nothing answers.
+        """
+        return self._transport.stats()
 
     def healthy(self) -> bool:
         """Return whether it answers now."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from chronolens.engine_client import Transport
-from chronolens_gateway.backends.base import Backend
+from chronolens_gateway.backends.base import Backend, ServerTransport
 from chronolens_gateway.backends.local import LocalTransport
 from chronolens_gateway.backends.torchserve import TorchServeTransport
 from chronolens_gateway.backends.triton import TritonTransport
@@ -16,7 +15,7 @@ def open_backend(settings: Settings) -> Backend:
     return Backend(open_transport(settings))
 
 
-def open_transport(settings: Settings) -> Transport:
+def open_transport(settings: Settings) -> ServerTransport:
     """Return the way to the engine of a service."""
     if settings.engine == "torchserve":
         return TorchServeTransport(settings.server_folder)

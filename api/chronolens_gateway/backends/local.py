@@ -38,17 +38,17 @@ class LocalTransport:
         return [""]
 
     def passes(self) -> list[dict[str, Any]]:
-        """See :meth:`chronolens.engine_client.Transport.passes`."""
+        """See :meth:`chronolens_gateway.backends.base.ServerTransport.passes`."""
         counted: list[dict[str, Any]] = self.stats()["passes"]
         return counted
 
     def stats(self) -> dict[str, Any]:
-        """Return the pool's own figures, see :meth:`chronolens.pool.pool.Pool.stats`."""
+        """Return all figures of the pool, see :meth:`chronolens.pool.pool.Pool.stats`."""
         found: dict[str, Any] = self._request("GET", "/stats", _PROBE_S).json()
         return found
 
     def healthy(self) -> bool:
-        """See :meth:`chronolens.engine_client.Transport.healthy`."""
+        """See :meth:`chronolens_gateway.backends.base.ServerTransport.healthy`."""
         try:
             return bool(self._request("GET", "/healthz", _PROBE_S).json()["status"] == "ok")
         except (EngineUnavailableError, DeadlineExceededError):

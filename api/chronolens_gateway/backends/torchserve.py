@@ -78,6 +78,10 @@ class TorchServeTransport:
         counted = [sample for sample in samples if sample.name == _PASSES]
         return [{**{name: sample.labels[name] for name in _LABELS}, "passes": int(sample.value)} for sample in counted]
 
+    def stats(self) -> dict[str, Any]:
+        """Return nothing: TorchServe has metrics of its own."""
+        return {}
+
     def healthy(self) -> bool:
         """Return whether every model answers now; the server's own word for it holds even when no worker runs."""
         try:

@@ -87,6 +87,10 @@ class TritonTransport:
         counted: list[dict[str, Any]] = [{**one.labels, "passes": int(one.value)} for one in samples if one.name == _METRIC]
         return sorted(counted, key=lambda one: (one["model"], one["purpose"], one["direction"]))
 
+    def stats(self) -> Facts:
+        """Return nothing: Triton has metrics of its own."""
+        return {}
+
     def healthy(self) -> bool:
         """Ask each model to describe itself, because server and model still say that they are ready when the model's process is dead."""
         try:

@@ -44,5 +44,5 @@ async def readyz(service: ServiceHere) -> dict[str, object]:
 async def metrics(service: ServiceHere) -> Response:
     """Prometheus text."""
     await service.parts()
-    await service.count_passes()
+    await service.ask_engine()
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

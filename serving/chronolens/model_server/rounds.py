@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from chronolens.answering import Answer
 from chronolens.engine_client import Transport
-from chronolens.engine_wire import Call, Facts
+from chronolens.engine_wire import Call
 from chronolens.errors import DeadlineExceededError
 
 T = TypeVar("T")
@@ -50,14 +50,6 @@ class _Seat:
     def sources(self) -> list[str]:
         """Return nothing to describe: who talks here knows the model."""
         return []
-
-    def passes(self) -> list[Facts]:
-        """Return nothing: the engine counts for all conversations together."""
-        return []
-
-    def healthy(self) -> bool:
-        """Return True: the engine is in this process."""
-        return True
 
     def close(self) -> None:
         """Say that no further call will come."""
