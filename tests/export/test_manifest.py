@@ -22,6 +22,7 @@ MANIFEST = Manifest(
     cells=Cells(stride=(1.0, 8.0, 8.0), first=(0.5, 3.5, 3.5)),
     options={"opset": 18},
     packages={"torch": "2"},
+    recipe="cd" * 32,
     parity=ParityFacts(clips=4, max_logit_difference=1e-7, same_class=True, max_heat_map_difference=0.0),
     golden=Golden(seed=0, scores=[0.1, 0.9]),
     files={"1/model.onnx": FileFacts(bytes=3, sha256="ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")},

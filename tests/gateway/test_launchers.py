@@ -28,7 +28,10 @@ def artefact(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
-@pytest.mark.parametrize(("change", "expected"), [({}, True), ({"weights": "00"}, False), ({"packages": {"chronolens": "0.0.1"}}, False)])
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({}, True), ({"weights": "00"}, False), ({"packages": {"chronolens": "0.0.1"}}, False), ({"recipe": "00"}, False)],
+)
 def test_an_artefact_is_current_when_weights_and_version_are(
     artefact: Path, tmp_path: Path, change: dict[str, Any], expected: bool
 ) -> None:

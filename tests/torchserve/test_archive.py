@@ -33,7 +33,7 @@ def test_the_archive_is_a_model_store_of_one_model_with_a_handler(archive_store)
         "configFile": "model-config.yaml",
     }
     assert list(records) == ["tiny-i3d"]
-    assert "batchSize: 8\nmaxBatchDelay: 5\n" in config
+    assert "batchSize: 8\nmaxBatchDelay: 1\n" in config
     assert "clientTimeoutInMills" not in config
     assert handler == handler_file("torchserve_handler.py").read_bytes()
     written = read_manifest(folder)

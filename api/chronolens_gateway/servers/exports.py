@@ -10,6 +10,7 @@ from pathlib import Path
 
 from chronolens.errors import WeightsError
 from chronolens.export.manifest import check_files, read_manifest
+from chronolens.export.recipe import recipe
 from chronolens.store import digests
 
 _COMMAND = "from chronolens.cli import main; main()"
@@ -38,13 +39,13 @@ def ensure(kind: str, store: Path, exports: Path, models: list[str] | None = Non
 
 
 def current(folder: Path, weights: str) -> bool:
-    """Tell whether an artefact is there, whole, and made of these weights by this version."""
+    """Tell whether an artefact is there, whole, and made of these weights by this version and by the exporters as they are."""
     try:
         manifest = read_manifest(folder)
         check_files(folder, manifest)
     except WeightsError:
         return False
-    return (manifest.weights, manifest.packages.get("chronolens")) == (weights, version("chronolens"))
+    return (manifest.weights, manifest.packages.get("chronolens"), manifest.recipe) == (weights, version("chronolens"), recipe())
 
 
 def _export(kind: str, name: str, store: Path, out: Path) -> None:

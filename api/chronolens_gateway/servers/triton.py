@@ -42,21 +42,33 @@ def find_server(named: Path | None = None) -> Path:
     return found[0].resolve()
 
 
+def python_stub(server: Path) -> Path | None:
+    """Return the stub in which the server runs models of this Python; None when it has but its own.
+
+    Raises:
+        SystemExit: it has several, and none for this Python.
+    """
+    stubs = server.parents[1] / "python_backend_stubs"
+    if not stubs.is_dir():
+        return None
+    stub = stubs / f"{sys.version_info.major}.{sys.version_info.minor}" / _STUB
+    if not stub.is_file():
+        raise SystemExit(f"this tritonserver runs Python {', '.join(sorted(one.name for one in stubs.iterdir()))}, not {stub.parent.name}")
+    return stub
+
+
 def backends(server: Path, folder: Path) -> Path:
     """Return the folder of the server's backends.
 
     The one of nvidia-pytriton lies in parts: the Python backend is put together in ``folder`` with the stub for this Python.
 
     Raises:
-        SystemExit: the server has no stub for this Python.
+        SystemExit: as :func:`python_stub`.
     """
     home = server.parents[1]
-    stubs = home / "python_backend_stubs"
-    if not stubs.is_dir():
+    stub = python_stub(server)
+    if stub is None:
         return home / "backends"
-    stub = stubs / f"{sys.version_info.major}.{sys.version_info.minor}" / _STUB
-    if not stub.is_file():
-        raise SystemExit(f"this tritonserver runs Python {', '.join(sorted(one.name for one in stubs.iterdir()))}, not {stub.parent.name}")
     place = emptied(folder / "backends") / "python"
     place.mkdir()
     for part in (*sorted((home / "backends" / "python").iterdir()), stub):

@@ -56,6 +56,7 @@ class Manifest(_Part):
         cells: where the cells of that map lie on the clip.
         options: what decided how the artefact was written.
         packages: versions that wrote it.
+        recipe: digest of the code that wrote it, see :mod:`chronolens.export.recipe`.
         parity: what was proven.
         golden: what it has to answer.
         files: by their names, ``/`` between folders; the manifest itself is not among them.
@@ -75,6 +76,7 @@ class Manifest(_Part):
     cells: Cells
     options: dict[str, Any]
     packages: dict[str, str]
+    recipe: str
     parity: ParityFacts
     golden: Golden
     files: dict[str, FileFacts]

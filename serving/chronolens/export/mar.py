@@ -25,14 +25,15 @@ SERVING: dict[str, int] = {
     "minWorkers": 1,
     "maxWorkers": 1,
     "batchSize": 8,
-    "maxBatchDelay": 5,
+    "maxBatchDelay": 1,
     "responseTimeout": 120,
     "startupTimeout": 120,
     "maxRetryTimeoutInSec": 86_400,
     "jobQueueSize": 64,
 }
 """What TorchServe reads from the archive; it wins over anything a caller asks for. Times in seconds, the delay in milliseconds: a lone
-request waits all of it. A worker that needs longer than ``responseTimeout`` for a batch is killed."""
+request waits all of it, while what queues behind a busy worker is taken at once. A worker that needs longer than ``responseTimeout`` for a
+batch is killed."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _CREATED = "01/01/1980 00:00:00"
 

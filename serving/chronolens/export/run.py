@@ -22,6 +22,7 @@ from chronolens.errors import OptionsError, WeightsError
 from chronolens.export import mar, onnx_graph, parity, torch_export, triton
 from chronolens.export.kind import Kind, Options, Subject
 from chronolens.export.manifest import FILE, Golden, Manifest, ParityFacts, describe_files, read_manifest, write_manifest
+from chronolens.export.recipe import recipe
 from chronolens.golden import golden_frames
 from chronolens.models.weights import find_record, load_model
 from chronolens.schemas import Cells, ClipSpecInfo
@@ -95,6 +96,7 @@ def _manifest(kind: str, subject: Subject, options: Options, found: parity.Parit
         cells=Cells(**dataclasses.asdict(grid)),
         options=dict(options),
         packages={name: importlib.metadata.version(name) for name in (*_PACKAGES, *KINDS[kind].packages)},
+        recipe=recipe(),
         parity=ParityFacts(**dataclasses.asdict(found)),
         golden=Golden(seed=GOLDEN_SEED, scores=scores.tolist()),
         files=describe_files(folder),

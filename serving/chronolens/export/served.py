@@ -11,6 +11,7 @@ import torch
 from chronolens.clips import Frames
 from chronolens.engine_wire import Call, unpack_answer
 from chronolens.export.kind import Answer, Ask, Probe, Subject
+from chronolens.export.recipe import handlers
 from chronolens.golden import golden_frames
 from chronolens.model_server.server import ModelServer
 from chronolens.options import GradCamOptions
@@ -21,10 +22,8 @@ GOLDEN_SEED = 0
 
 
 def handler_file(name: str) -> Path:
-    """Return a handler, such as ``triton/model.py``: the one inside the wheel, or the one of the checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside = package / "handlers" / name
-    return inside if inside.is_file() else package.parents[1] / "handlers" / name
+    """Return a handler, such as ``triton/model.py``."""
+    return handlers() / name
 
 
 def golden_text(subject: Subject) -> str:

@@ -44,7 +44,7 @@ class OnnxNetwork:
     def __init__(self, graph: Path | bytes, layer: str, grid: CellGrid) -> None:
         self.default_layer = layer
         self._grid = grid
-        self._session = _session(graph)
+        self._session = open_session(graph)
         # not ``onnxruntime.get_device()``: that says GPU even when the session fell back to the processor
         self.provider: str = self._session.get_providers()[0]
 
@@ -113,7 +113,13 @@ class OnnxNetwork:
         return [torch.from_numpy(values).to(clip.device) for values in found]
 
 
-def _session(graph: Path | bytes) -> Any:
+def open_session(graph: Path | bytes) -> Any:
+    """Return a session of ONNX Runtime, on CUDA where it can, with our threads.
+
+    Raises:
+        OptionsError: ONNX Runtime is not installed.
+        WeightsError: it cannot read the graph.
+    """
     try:
         import onnxruntime
     except ImportError:
