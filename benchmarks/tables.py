@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ def presets() -> str:
     return "\n\n".join(parts)
 
 
-def masks(section: str) -> str:
-    """Return the tables of one section of ``bench_masks``."""
-    return "\n".join(Table(**table).markdown() for table in _load("bench_masks.json")["figures"][section]).rstrip()
+def section(file: str, name: str) -> str:
+    """Return the tables of one section of a benchmark that writes tables."""
+    return "\n".join(Table(**table).markdown() for table in _load(file)["figures"][name]).rstrip()
 
 
 def layers(model: str, dtype: str) -> str:
@@ -49,7 +50,13 @@ def machine(file: str) -> str:
     return f"{facts['processor']}, {facts['threads']} thread(s), PyTorch {facts['torch']}, commit {facts['commit']}, {facts['time'][:10]}."
 
 
-TABLES: dict[str, Callable[..., str]] = {"presets": presets, "masks": masks, "layers": layers, "machine": machine}
+TABLES: dict[str, Callable[..., str]] = {
+    "presets": presets,
+    "masks": partial(section, "bench_masks.json"),
+    "serving": partial(section, "bench_serving.json"),
+    "layers": layers,
+    "machine": machine,
+}
 
 
 def filled(page: str) -> str:

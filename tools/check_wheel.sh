@@ -17,10 +17,15 @@ import sys
 from pathlib import Path
 
 import chronolens
-from chronolens.models.weights import default_store
+from chronolens.export.recipe import handlers
+from chronolens.store import default_store
+from chronolens_gateway.servers.torchserve import LOG, METRICS
 
-for found in (Path(chronolens.__file__), default_store()):
+for found in (Path(chronolens.__file__), default_store(), handlers() / "torchserve_handler.py", LOG, METRICS):
+    if not found.exists():
+        sys.exit(f"not in the wheel: {found}")
     if not found.is_relative_to(sys.prefix):
         sys.exit(f"not from the wheel: {found}")
 PYTHON
 venv/bin/python -c 'from chronolens.cli import main; main()' predict clip.mp4 --model i3d-synthetic
+venv/bin/python -c 'from chronolens.cli import main; main()' export mar clstm-synthetic --out archive

@@ -1,4 +1,4 @@
-"""The one table from exceptions to status codes, and the one builder of problem bodies (RFC 9457).
+"""The table from exceptions to status codes, on top of the library's own, and the one builder of problem bodies (RFC 9457).
 
 Bodies never hold a path of the disk, an address, a traceback, a library version or the client's file name.
 """
@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
 from chronolens import errors as library
+from chronolens import statuses
 from chronolens.errors import ChronolensError
 from chronolens.schemas import Problem, ProblemEntry
 
@@ -108,33 +109,25 @@ class AttemptsExhaustedError(ChronolensError):
     code = "attempts-exhausted"
 
 
-# Looked up along the class's ancestors, so that a new error of the library gets its parent's status.
-STATUS: dict[type[BaseException], int] = {
+STATUS: statuses.Table = {
+    **statuses.STATUS,
     RequestError: 400,
     NotFoundError: 404,
     ConflictError: 409,
     GoneError: 410,
     BodyTooLargeError: 413,
-    library.ClipTooLargeError: 413,
     UnsupportedBodyError: 415,
-    library.UnsupportedClipError: 415,
     RangeError: 416,
     FormError: 422,
-    library.ClipError: 422,
-    library.OptionsError: 422,
-    library.NonFiniteResultError: 422,
     AttemptsExhaustedError: 500,
     NotReadyError: 503,
-    library.EngineUnavailableError: 503,
-    library.WeightsError: 503,
-    library.DeadlineExceededError: 504,
     SQLAlchemyError: 503,
 }
 
 
 def status_of(error: BaseException) -> int:
     """Return the status of an exception; 500 when the table does not know it."""
-    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+    return statuses.status_in(STATUS, error)
 
 
 def _is_store_failure(error: BaseException) -> bool:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from chronolens.errors import OptionsError, UnknownModelError
+from chronolens.errors import ChronolensError, OptionsError, UnknownModelError
 from chronolens.options import PredictionOptions
 from chronolens.schemas import ModelInfo, ProblemEntry
+from chronolens.strict_json import StrictJsonError, check_texts, parse_object
 from chronolens_gateway.errors import InvalidOptionsError, RequestError
 from chronolens_gateway.limits import Limits
 
@@ -30,86 +29,15 @@ def strict_json(text: bytes, limits: Limits) -> dict[str, Any]:
         OptionsError: a text in it is no valid Unicode.
     """
     try:
-        decoded = text.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise _malformed("the JSON is not UTF-8") from error
-    if decoded.startswith("\ufeff"):
-        raise _malformed("the JSON begins with a byte order mark")
-    if _depth(decoded) > limits.json_depth:
-        raise RequestError("the JSON is nested too deeply", code="malformed-json", limit=limits.json_depth)
-    try:
-        value = json.loads(
-            decoded, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_short_integer
-        )
-    except ValueError as error:
-        raise _malformed("the text is no valid JSON") from error
-    if not isinstance(value, dict):
-        raise _malformed("the JSON must be an object")
-    _check_texts(value)
-    return value
+        return parse_object(text, limits.json_depth)
+    except StrictJsonError as error:
+        raise _refused(error, limits) from error
 
 
-def _malformed(detail: str) -> RequestError:
-    return RequestError(detail, code="malformed-json")
-
-
-def _depth(text: str) -> int:
-    """Return the deepest nesting, without recursion; brackets inside strings do not count."""
-    depth = deepest = 0
-    inside = escaped = False
-    for char in text:
-        if inside:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                inside = False
-        elif char == '"':
-            inside = True
-        elif char in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif char in "]}":
-            depth -= 1
-    return deepest
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _malformed("a key comes twice in the JSON")
-    return found
-
-
-def _refuse_constant(_name: str) -> Any:
-    raise _malformed("NaN and Infinity are no JSON")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise _malformed("a number is too large")
-    return value
-
-
-def _short_integer(text: str) -> int:
-    if len(text) > _LONGEST_NUMBER:
-        raise _malformed("a number is too long")
-    return int(text)
-
-
-def _check_texts(value: Any) -> None:
-    """Refuse lone surrogates and NUL anywhere: they cannot be written back in an answer or stored."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _check_texts(key)
-            _check_texts(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            _check_texts(inner)
-    elif isinstance(value, str) and any(char == "\0" or "\ud800" <= char <= "\udfff" for char in value):
-        raise OptionsError("a text in the JSON is no valid Unicode or holds NUL", code="invalid-text")
+def _refused(error: StrictJsonError, limits: Limits) -> ChronolensError:
+    if error.fault == "text":
+        return OptionsError(error.detail, code="invalid-text")
+    return RequestError(error.detail, code="malformed-json", limit=limits.json_depth if error.fault == "depth" else None)
 
 
 def read_options(kind: type[O], texts: Mapping[str, bytes], limits: Limits) -> O:
@@ -146,7 +74,10 @@ def _plain(name: str, text: bytes) -> Any:
         value = text.decode("utf-8")
     except UnicodeDecodeError as error:
         raise RequestError(f"the field {name} is not UTF-8", code="malformed-field") from error
-    _check_texts(value)
+    try:
+        check_texts(value)
+    except StrictJsonError as error:
+        raise OptionsError(error.detail, code="invalid-text") from error
     if name == "methods":
         return [method.strip() for method in value.split(",")]
     # A class index or a count; a label that is a number can be given in the JSON options.

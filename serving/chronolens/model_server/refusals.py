@@ -5,21 +5,11 @@ from __future__ import annotations
 from chronolens import errors
 from chronolens.errors import ChronolensError
 from chronolens.schemas import Problem, ProblemEntry
+from chronolens.statuses import STATUS, status_in
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
 
-# Looked up along the class's ancestors, so that a new error gets its parent's status.
-STATUS: dict[type[BaseException], int] = {
-    errors.ClipTooLargeError: 413,
-    errors.UnsupportedClipError: 415,
-    errors.ClipError: 422,
-    errors.OptionsError: 422,
-    errors.NonFiniteResultError: 422,
-    errors.WeightsError: 503,
-    errors.EngineUnavailableError: 503,
-    errors.DeadlineExceededError: 504,
-}
 UNPARSABLE = ("malformed-json", "malformed-body")
 """Codes of bytes that do not parse, which is no fault of what they say: 400."""
 
@@ -28,7 +18,7 @@ def status_of(error: ChronolensError) -> int:
     """Return the HTTP status of an error; 500 when the table does not know it."""
     if error.code in UNPARSABLE:
         return 400
-    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), 500)
+    return status_in(STATUS, error)
 
 
 def problem(error: ChronolensError, *, instance: str, request_id: str) -> bytes:
