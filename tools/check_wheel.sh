@@ -10,6 +10,10 @@ borrowed=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("pure
 own=$("$scratch/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 echo "$borrowed" >"$own/dependencies.pth"
 .venv/bin/pip install --quiet --no-deps --target "$own" "$scratch"/chronolens-*.whl
+if .venv/bin/python -m zipfile -l "$(ls "$scratch"/chronolens-*.whl)" | grep -E 'exports/|__pycache__'; then
+    echo 'the wheel holds what was made on this machine'
+    exit 1
+fi
 cp examples/sample.mp4 "$scratch/clip.mp4"
 cd "$scratch"
 venv/bin/python - <<'PYTHON'

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+import chronolens
 from chronolens.store import default_store
 
 _LONGEST_SOCKET_PATH = 100
@@ -38,6 +39,7 @@ class Settings(BaseSettings):
         max_clip_bytes: largest accepted clip.
         decode_slots: clips that are decoded at the same time.
         predict_slots: predictions that are computed at the same time; the others wait.
+        workers, worker_memory_bytes, hang_s, max_waiting: of the worker pool, see :class:`chronolens.pool.pool.PoolOptions`.
         predict_timeout_s: longest wait of a prediction for the models, the queue included.
         max_wait_s: longest wait granted to ``Prefer: wait=N``.
         engine_patience_s: how long a job waits for a restarting engine worker.
@@ -56,6 +58,10 @@ class Settings(BaseSettings):
     max_clip_bytes: int = Field(default=64 * 1024 * 1024, ge=1)
     decode_slots: int = Field(default=2, ge=1)
     predict_slots: int = Field(default=4, ge=1)
+    workers: int = Field(default=1, ge=1)
+    worker_memory_bytes: int | None = Field(default=None, ge=2**20)
+    hang_s: float = Field(default=100.0, gt=0)
+    max_waiting: int = Field(default=256, ge=1)
     predict_timeout_s: float = Field(default=30.0, gt=0)
     max_wait_s: float = Field(default=60.0, ge=0)
     engine_patience_s: float = Field(default=120.0, gt=0)
@@ -83,10 +89,11 @@ class Settings(BaseSettings):
 
     @property
     def exports(self) -> Path:
-        """Where exported artefacts are kept: in the model store, in ``data_dir`` when that cannot be written."""
+        """Where exported artefacts are kept: in the model store; in ``data_dir`` when that cannot be written or belongs to the package."""
         inside = self.model_store / "exports"
         writable = os.access(inside if inside.exists() else self.model_store, os.W_OK)
-        return inside if writable else self.data_dir / "exports"
+        packaged = self.model_store.resolve().is_relative_to(Path(chronolens.__file__).resolve().parent)
+        return inside if writable and not packaged else self.data_dir / "exports"
 
     @property
     def job_database(self) -> str:

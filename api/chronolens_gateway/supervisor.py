@@ -36,11 +36,14 @@ def children(settings: Settings) -> list[Child]:
 
 def _engine(settings: Settings) -> tuple[str, ...]:
     store = ("--store", str(settings.model_store))
+    pool = {"workers": settings.workers, "memory-bytes": settings.worker_memory_bytes, "hang-s": settings.hang_s}
+    given = {"socket": settings.socket, **pool, "max-waiting": settings.max_waiting}
+    options = tuple(word for name, value in given.items() if value is not None for word in (f"--{name}", str(value)))
     if settings.engine == "local":
-        return ("-m", "chronolens.pool.server", "--socket", str(settings.socket), *store)
+        return ("-m", "chronolens.pool.server", *options, *store)
     exported = (*store, "--exports", str(settings.exports))
     if settings.engine == "onnx":
-        return ("-m", "chronolens_gateway.servers.onnx", "--socket", str(settings.socket), *exported)
+        return ("-m", "chronolens_gateway.servers.onnx", *exported, *options)
     module = f"chronolens_gateway.servers.{settings.engine.partition('-')[0]}"
     return ("-m", module, "--folder", str(settings.server_folder), *exported)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from dbos import DBOS
 
-from chronolens.errors import ChronolensError, EngineUnavailableError
+from chronolens.errors import ChronolensError, DeadlineExceededError, EngineUnavailableError, OverloadedError
 from chronolens.options import ExplanationOptions
 from chronolens.pipeline import explain
 from chronolens.schemas import ModelInfo, Problem, Progress
@@ -27,6 +27,9 @@ from chronolens_gateway.jobs import PREFIX, artefact_href
 from chronolens_gateway.storage import JobRemovedError, JobStorage
 
 MAX_ATTEMPTS = 3
+_LOOK_S = 0.2
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
 # Every restart of the service counts there, so it is only a backstop; MAX_ATTEMPTS counts starts that got nowhere.
 _LIBRARY_ATTEMPTS = 100
 T = TypeVar("T")
@@ -136,7 +139,7 @@ class _Run:
         self._wait_for_engine()  # after a restart of the service it may come up later than this process
         self._check_weights(info)
         result = explain(
-            self._backend.engine(info),
+            self._backend.engine(info, retries=False),
             unpack_clip(self._storage.read_clip(self._id)),
             options,
             info,
@@ -178,23 +181,37 @@ class _Run:
         return value
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        """Try up to three times; a dead engine worker is given time to come back between two tries."""
-        for attempt in range(1, MAX_ATTEMPTS + 1):
+        """Try up to three times; an engine that died is given time to come back between two tries.
+
+        One that is full, or that nobody asks because it failed too often, has not been tried: the job waits while it has patience.
+        """
+        attempts, pause_s = 0, _FIRST_PAUSE_S
+        deadline = time.monotonic() + self._patience_s
+        while True:
             try:
                 return work()
-            except EngineUnavailableError:
-                if attempt == MAX_ATTEMPTS:
+            except (EngineUnavailableError, DeadlineExceededError) as error:
+                tried = not isinstance(error, OverloadedError) and error.code != "circuit-open"
+                attempts += tried
+                if attempts >= MAX_ATTEMPTS or (not tried and time.monotonic() >= deadline):
                     raise
-                _log.warning("job %s: the engine does not answer, attempt %d", self._id, attempt)
-                self._wait_for_engine()
-        raise AssertionError("unreachable")
+                _log.warning("job %s: %s, attempt %d", self._id, error.code, attempts)
+            self._pause(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            self._wait_for_engine()
 
     def _wait_for_engine(self) -> None:
         deadline = time.monotonic() + self._patience_s
         while not self._backend.healthy() and time.monotonic() < deadline:
-            time.sleep(0.2)
+            self._pause(_LOOK_S)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, unless the owner removes the job meanwhile."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
             if not self._storage.exists(self._id):
                 raise JobRemovedError(self._id)
+            time.sleep(_LOOK_S)
 
     def _report(self, progress: Progress) -> None:
         if not self._storage.exists(self._id):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def export(
-    kind: Annotated[str, typer.Argument(help="onnx or torch-export", show_default=False)],
+    kind: Annotated[str, typer.Argument(help="mar, onnx, torch-export or triton", show_default=False)],
     model: Annotated[str, typer.Argument(help="name of a served model, see `chronolens models`", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="folder to write; STORE/exports/MODEL/KIND when left out")] = None,
     store: Annotated[Path | None, typer.Option(help="folder with weights.toml; the shipped one when left out")] = None,

@@ -267,7 +267,7 @@ class Engine:
         """
         loaded = self.load(model)
         started = time.perf_counter()
-        spec, networks = loaded.record.clip, (loaded.network, loaded.learner, self.precision)
+        spec, networks = loaded.record.clip, (loaded.network, loaded.learner, self.precision, loaded.record.sha256)
         slices = [MaskSlice(one, self._prepare(one.frames, spec), *networks) for one in requests]
         answers: dict[int, Facts | ChronolensError] = {}
         for network in dict.fromkeys(one.network for one in slices):

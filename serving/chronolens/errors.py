@@ -15,6 +15,7 @@
     ├── EngineUnavailableError    whatever runs the models cannot be reached, or answered nonsense
     │   ├── EngineCrashedError        it died while it held the request; perhaps because of it
     │   └── OverloadedError           it has more to do than it takes in
+    ├── FatalCallError            the engine died of this request again and again; it is not tried any more
     └── DeadlineExceededError     the answer would have come too late
 
 Each error carries a stable ``code`` (kebab-case, the ``code`` of the HTTP problem body) and the facts that help to repair the
@@ -142,6 +143,12 @@ class OverloadedError(EngineUnavailableError):
     """More requests wait for the models than the service keeps waiting."""
 
     code = "overloaded"
+
+
+class FatalCallError(ChronolensError):
+    """The engine died of this request each time it was tried; trying again would only take it away from others."""
+
+    code = "engine-crashed"
 
 
 class DeadlineExceededError(ChronolensError):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from chronolens.clips import Frames
+from chronolens.errors import OptionsError
 from chronolens.explain import temporal_mask
 from chronolens.explain.known import Known, Row
 from chronolens.explain.many import Slice, advance_many
 from chronolens.explain.mask_start import scored
 from chronolens.explain.mask_state import LearnedMask, MaskState
+from chronolens.explain.presets import MaskSettings
 from chronolens.explain.protocol import Passes, VideoModel
 from chronolens.explain.words import Operator
 from chronolens.options import MaskOptions, mask_settings
@@ -45,19 +50,24 @@ class MaskSlice:
         clip: its frames, prepared (1, C, T, H, W).
         judge: network of its model, in the precision that is reported.
         learner: the same in the precision that masks are learned in, whose name is ``precision``.
+        weights: digest of its weights.
+
+    Raises:
+        OptionsError: the state is that of another mask, or damaged.
     """
 
-    def __init__(self, request: LearnRequest, clip: Tensor, judge: VideoModel, learner: VideoModel, precision: str) -> None:
+    def __init__(self, request: LearnRequest, clip: Tensor, judge: VideoModel, learner: VideoModel, precision: str, weights: str) -> None:
         self.settings = mask_settings(request.mask, request.operator)
         # the search over all windows proves its optimum, and a proof holds for the network that is reported on
         self.exact = self.settings.init == "exhaustive" or learner is judge
         self.network = judge if self.exact else learner
         self.dtype = "float32" if self.exact else precision
-        self._state = request.state
+        self._seconds = 0.0 if request.state is None else _seconds(request.state)
         self._judge = judge
-        before = _resumed(request.state, self.dtype) or temporal_mask.begin(
-            self.settings, len(request.frames), Known.from_json(request.known)
-        )
+        self._subject = _subject(request, self.settings, weights)
+        before = _resumed(request.state, self.dtype, self._subject)
+        if before is None:
+            before = temporal_mask.begin(self.settings, len(request.frames), Known.from_json(request.known))
         self.part = Slice(clip, request.target, self.settings, before, request.max_steps)
 
     def answer(self, after: MaskState, seconds: float) -> tuple[Facts, Passes]:
@@ -65,10 +75,10 @@ class MaskSlice:
         mask = temporal_mask.finished(after, self.settings)
         if after.done and not self.exact and not after.complete:
             mask = temporal_mask.rescored(self._judge, self.part.clip, self.part.target, self.settings, mask, after.known)
-        seconds += 0.0 if self._state is None else self._state["seconds"]
+        seconds += self._seconds
         done, total = temporal_mask.progress(after, self.settings)
         facts: Facts = {
-            "state": {"mask": after.to_json(), "seconds": seconds, "dtype": self.dtype},
+            "state": {"mask": after.to_json(), "seconds": seconds, "dtype": self.dtype, "of": self._subject},
             "done": after.done,
             "progress": done,
             "total": total,
@@ -106,12 +116,33 @@ def advance_slices(slices: Sequence[MaskSlice], judge: VideoModel, budget_s: flo
     return advance_many(slices[0].network, [one.part for one in slices], judge=judge, should_stop=late)
 
 
-def _resumed(state: Facts | None, dtype: str) -> MaskState | None:
+def _subject(request: LearnRequest, settings: MaskSettings, weights: str) -> str:
+    """Return a digest of what a mask is learned for: a state that went on for something else would bring wrong scores along."""
+    facts = json.dumps([request.target, settings.to_json(), weights], sort_keys=True).encode()
+    return hashlib.sha256(facts + np.ascontiguousarray(request.frames).tobytes()).hexdigest()
+
+
+def _seconds(state: Facts) -> float:
+    seconds = state.get("seconds")
+    if not isinstance(seconds, float | int) or isinstance(seconds, bool):
+        raise OptionsError("the state of the mask is damaged", code="malformed-body")
+    return float(seconds)
+
+
+def _resumed(state: Facts | None, dtype: str, subject: str) -> MaskState | None:
     """Return the mask of a state; None when there is none that can go on: before the first slice, or after one of another precision (the
-    engine was started anew with another) or of another version of this package."""
-    if state is None or state.get("dtype") != dtype:
+    engine was started anew with another) or of another version of this package.
+
+    Raises:
+        OptionsError: it is the state of another mask, or damaged.
+    """
+    if state is None or state.get("dtype") != dtype or "of" not in state:
         return None
+    if state["of"] != subject:
+        raise OptionsError("the state is that of another mask", code="malformed-body")
     try:
         return MaskState.from_json(state["mask"])
     except ValueError:
         return None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise OptionsError("the state of the mask is damaged", code="malformed-body") from error

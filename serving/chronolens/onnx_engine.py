@@ -5,9 +5,11 @@ Predictions, the heat map of the default layer (the graph computes it) and every
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from chronolens.engine import Engine, Facts, Loaded
@@ -27,11 +29,15 @@ class OnnxEngine(Engine):
 
     Args:
         exports: folder with ``MODEL/onnx``.
+        models: which of them; all that are there when None.
+        card: number of the worker, which chooses the graphics card.
     """
 
-    def __init__(self, exports: Path) -> None:
+    def __init__(self, exports: Path, models: Sequence[str] | None = None, *, card: int = 0) -> None:
         super().__init__(exports, "cpu")  # where frames are prepared and perturbed; ONNX Runtime takes its graphs where it likes
         self.precision = "float32"
+        self._served = None if models is None else set(models)
+        self._card = card % max(1, torch.cuda.device_count())
 
     def learn_many(self, model: str, requests: list[LearnRequest]) -> list[Facts | ChronolensError]:  # type: ignore[override]
         """See :meth:`chronolens.engine.Engine.learn_many`.
@@ -45,12 +51,13 @@ class OnnxEngine(Engine):
         return super().learn_many(model, requests)
 
     def _names(self) -> list[str]:
-        return sorted(path.parent.parent.name for path in self.store.glob(f"*/{KIND}/manifest.json"))
+        there = sorted(path.parent.parent.name for path in self.store.glob(f"*/{KIND}/manifest.json"))
+        return [name for name in there if self._served is None or name in self._served]
 
     def _open(self, name: str) -> Loaded:
         if name not in self._names():
             raise UnknownModelError("no model of that name is served", pointer="/model", allowed=self._names())
-        manifest, network = open_onnx(self.store / name / KIND)
+        manifest, network = open_onnx(self.store / name / KIND, card=self._card)
         record = WeightsRecord(
             name,
             manifest.architecture,

@@ -16,6 +16,7 @@ STATUS: Table = {
     errors.NonFiniteResultError: 422,
     errors.WeightsError: 503,
     errors.EngineUnavailableError: 503,
+    errors.FatalCallError: 503,
     errors.DeadlineExceededError: 504,
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import tomllib
 from pathlib import Path
@@ -22,7 +24,9 @@ def default_store() -> Path:
 
 
 def digests(store: Path) -> dict[str, str]:
-    """Return the SHA-256 of the weights of each model of a store, by name; nothing when it has no records.
+    """Return the SHA-256 of the record of each model of a store, by name; nothing when it has no records.
+
+    A record names its weights by their digest, and all else that goes into an artefact: labels, preparation, licence, warnings.
 
     Raises:
         WeightsError: the records cannot be read.
@@ -31,6 +35,7 @@ def digests(store: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        return {name: str(table["sha256"]) for name, table in tomllib.loads(path.read_text(encoding="utf-8")).items()}
-    except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return {name: hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest() for name, table in tables.items()}
+    except (tomllib.TOMLDecodeError, TypeError, ValueError) as error:
         raise WeightsError(f"the weights records cannot be read: {error}") from error

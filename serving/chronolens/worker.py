@@ -49,17 +49,18 @@ def main() -> None:
     parser.add_argument("--index", type=int, default=0, help="number of this worker, which chooses its graphics card")
     parser.add_argument("--store", type=Path, default=None, help="folder with weights.toml")
     parser.add_argument("--onnx", type=Path, default=None, help="folder of ONNX artefacts, to be run in place of the store's networks")
+    parser.add_argument("--models", nargs="+", help="which of the ONNX artefacts; all when left out")
     options = parser.parse_args()
     store = options.store or default_store()
     try:
-        engine = OnnxEngine(options.onnx) if options.onnx else Engine(store, device_of(options.index))
+        engine = OnnxEngine(options.onnx, options.models, card=options.index) if options.onnx else Engine(store, device_of(options.index))
         served = engine.models()
         for info in served:  # the first answer takes longer than the others, and a model that gives no numbers must not be served
             engine.look(info.name, golden_frames(engine.load(info.name).record.clip), target=None, gradcam=GradCamOptions())
     except ChronolensError as error:
         raise SystemExit(f"the model store cannot be served: {error.detail}") from error
     if not served:
-        raise SystemExit(f"the model store {store} has no models; set CHRONOLENS_MODEL_STORE to a folder with weights.toml")
+        raise SystemExit(f"{options.onnx or store} has no models; set CHRONOLENS_MODEL_STORE to a folder with weights.toml")
     pipe = Connection(options.fd)
     pipe.send_bytes(
         json.dumps(

@@ -176,7 +176,7 @@ def step_engine(tiny_store):
     spec = ClipSpec(16, 8, 8, scale=1 / 255)
     record = WeightsRecord("step", "step", {}, spec, ("calm", "rise"), "none", "Apache-2.0", "a formula")
     network = Step().eval()
-    made._loaded["step"] = Loaded(record, network, network, ["none"])
+    made._loaded["step"] = Loaded(record, network, network, ["none"], "cpu")
     return made
 
 

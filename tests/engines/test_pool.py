@@ -8,13 +8,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from chronolens.engine_wire import Call, unpack_answer
-from chronolens.errors import DeadlineExceededError, EngineCrashedError, EngineUnavailableError, OptionsError, OverloadedError
+from chronolens.errors import DeadlineExceededError, EngineUnavailableError, FatalCallError, OptionsError, OverloadedError
+from chronolens.pool import process
 from chronolens.pool.pool import Pool, PoolOptions
 from chronolens.pool.process import memory_share
 
@@ -101,7 +104,7 @@ def test_the_model_that_waited_longest_goes_first_within_a_lane(start: Start, tm
 
 def test_a_call_that_kills_two_workers_is_refused_and_the_pool_goes_on(start: Start) -> None:
     pool = start()
-    with pytest.raises(EngineCrashedError) as caught:
+    with pytest.raises(FatalCallError) as caught:
         answered(pool, call("die"))
     assert caught.value.code == "engine-crashed"
     assert answered(pool, call("m"))["number"] == 0
@@ -127,16 +130,66 @@ def test_the_company_of_a_deadly_call_is_answered(start: Start) -> None:
 
 def test_a_worker_that_hangs_is_killed_and_its_call_refused_at_once(start: Start) -> None:
     pool = start(hang_s=0.5)
-    with pytest.raises(EngineCrashedError) as caught:
+    with pytest.raises(FatalCallError) as caught:
         answered(pool, call("hang"))
     assert caught.value.code == "engine-hung"
     assert answered(pool, call("m"))["number"] == 0
     assert pool.stats()["restarts"] == 1
 
 
+def test_a_worker_that_stands_still_while_it_is_given_a_large_clip_is_killed(start: Start) -> None:
+    pool = start(hang_s=0.5)
+    os.kill(pool.stats()["workers"][0]["pid"], signal.SIGSTOP)
+    large = replace(call("m"), frames=np.zeros((16, 224, 224, 3), np.uint8))  # more than a socket takes unread
+    with pytest.raises(FatalCallError) as caught:
+        answered(pool, large)
+    assert caught.value.code == "engine-hung"
+    assert answered(pool, call("m"))["number"] == 0
+
+
+@pytest.mark.parametrize("hello", ["", "not JSON", "[]"])
+def test_a_worker_that_does_not_start_is_started_again(tmp_path: Path, hello: str) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import sys\nfrom multiprocessing.connection import Connection\n"
+        f"open({str(tmp_path / 'starts')!r}, 'a').write('x')\n"
+        f"Connection(int(sys.argv[sys.argv.index('--fd') + 1])).send_bytes({hello.encode()!r}) if {bool(hello)} else None\n"
+    )
+    pool = Pool(PoolOptions([sys.executable, str(script)]))
+    until(lambda: len((tmp_path / "starts").read_text()) >= 3 if (tmp_path / "starts").exists() else False)
+    assert pool.stats()["restarts"] >= 2
+    pool.close()
+
+
+def test_a_machine_without_file_descriptors_only_delays_the_restart(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = start()
+    kept, refused = process._started, []
+
+    def failing(command: Any) -> Any:
+        if len(refused) < 2:
+            refused.append(1)
+            raise OSError(24, "Too many open files")
+        return kept(command)
+
+    monkeypatch.setattr(process, "_started", failing)
+    with pytest.raises(FatalCallError):
+        answered(pool, call("die"))
+    assert answered(pool, call("m"))["number"] == 0
+    assert len(refused) == 2
+
+
+def test_closing_does_not_wait_for_a_worker_that_starts(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text("import time\ntime.sleep(60)\n")
+    pool = Pool(PoolOptions([sys.executable, str(script)], start_s=60.0))
+    began = time.monotonic()
+    pool.close()
+    assert time.monotonic() - began < 20
+
+
 def test_a_worker_that_takes_too_much_memory_is_killed(start: Start) -> None:
     pool = start()
-    with pytest.raises(EngineCrashedError) as caught:
+    with pytest.raises(FatalCallError) as caught:
         answered(pool, call("eat"))
     assert caught.value.code == "engine-out-of-memory"
     assert answered(pool, call("m"))["number"] == 0
@@ -154,7 +207,7 @@ def test_passes_never_fall_over_a_restart(start: Start) -> None:
     pool = start()
     for _ in range(3):
         answered(pool, call("m"))
-    with pytest.raises(EngineCrashedError):
+    with pytest.raises(FatalCallError):
         answered(pool, call("die"))
     answered(pool, call("m"))
     assert pool.stats()["passes"] == [{"model": "m", "purpose": "predict", "direction": "forward", "passes": 4}]

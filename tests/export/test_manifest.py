@@ -16,6 +16,7 @@ MANIFEST = Manifest(
     licence="Apache-2.0",
     warnings=["räudig"],
     weights="ab" * 32,
+    record="ef" * 32,
     clip=ClipSpecInfo(frames=8, height=32, width=32, sampling="centre", scale=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     classes=["a", "b"],
     layer="clstm.cell1",

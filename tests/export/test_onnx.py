@@ -198,4 +198,4 @@ def test_cuda_is_asked_for_in_full_precision_and_named_only_when_it_is_there(mon
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [onnx_network.CUDA, onnx_network.CPU])
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     assert OnnxNetwork(b"", "layer", GRID).provider == "CPUExecutionProvider"
-    assert asked == [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
+    assert asked == [("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "0"}), "CPUExecutionProvider"]

@@ -30,7 +30,7 @@ def artefact(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.mark.parametrize(
     ("change", "expected"),
-    [({}, True), ({"weights": "00"}, False), ({"packages": {"chronolens": "0.0.1"}}, False), ({"recipe": "00"}, False)],
+    [({}, True), ({"record": "00"}, False), ({"packages": {"chronolens": "0.0.1"}}, False), ({"recipe": "00"}, False)],
 )
 def test_an_artefact_is_current_when_weights_and_version_are(
     artefact: Path, tmp_path: Path, change: dict[str, Any], expected: bool
@@ -38,16 +38,25 @@ def test_an_artefact_is_current_when_weights_and_version_are(
     copied = shutil.copytree(artefact, tmp_path / "mar")
     written = manifests.read_manifest(copied)
     manifests.write_manifest(written.model_copy(update=change), copied)
-    assert current(copied, written.weights) is expected
+    assert current(copied, written.record) is expected
 
 
 def test_a_missing_or_damaged_artefact_is_not_current(artefact: Path, tmp_path: Path) -> None:
-    weights = manifests.read_manifest(artefact).weights
-    assert not current(tmp_path / "nowhere", weights)
+    record = manifests.read_manifest(artefact).record
+    assert not current(tmp_path / "nowhere", record)
     copied = shutil.copytree(artefact, tmp_path / "mar")
     with (copied / f"{MODEL}.mar").open("ab") as file:
         file.write(b"x")
-    assert not current(copied, weights)
+    assert not current(copied, record)
+
+
+def test_another_label_or_preparation_makes_an_artefact_stale(tiny_store: Path, artefact: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(tiny_store, store, ignore=shutil.ignore_patterns("exports"))
+    assert current(artefact, digests(store)[MODEL])
+    records = store / "weights.toml"
+    records.write_text(records.read_text(encoding="utf-8").replace('"opening"', '"parting"'), encoding="utf-8")
+    assert not current(artefact, digests(store)[MODEL])
 
 
 def test_only_what_is_missing_is_exported(tiny_store: Path, artefact: Path, monkeypatch: pytest.MonkeyPatch) -> None:

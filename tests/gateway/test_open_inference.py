@@ -41,6 +41,8 @@ def test_the_client_finds_server_and_model_ready(client: triton.InferenceServerC
     assert client.is_server_live()
     assert client.is_server_ready()
     assert client.is_model_ready(MODEL)
+    assert client.is_model_ready(MODEL, "1")
+    assert not client.is_model_ready(MODEL, "2")
     assert not client.is_model_ready("nobody")
     assert client.get_server_metadata()["name"] == "chronolens"
     known = client.get_model_metadata(MODEL)
@@ -54,7 +56,8 @@ def test_a_stock_client_gets_the_prediction(
 ) -> None:
     names = ["scores", "class_index", "label"]
     outputs = None if binary is None else [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
-    answer = client.infer(MODEL, [clip_input(clip.read_bytes())], outputs=outputs, request_id="mine", parameters={"top_k": 2})
+    given = {"outputs": outputs, "request_id": "mine", "parameters": {"top_k": 2}, "model_version": "1"}
+    answer = client.infer(MODEL, [clip_input(clip.read_bytes())], **given)
     best = predicted["predictions"][:2]
     assert answer.get_response()["id"] == "mine"
     assert answer.as_numpy("class_index").tolist() == [[entry["class_index"] for entry in best]]

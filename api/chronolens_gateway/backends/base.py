@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import math
 import threading
 import time
 from typing import Any, Protocol
@@ -13,8 +13,9 @@ from chronolens.pipeline import Engine
 from chronolens.schemas import ModelInfo
 from chronolens_gateway.backends.guard import Breaker
 
-_log = logging.getLogger("chronolens_gateway.backends")
 _FRESH_S = 5.0
+_AGAIN_S = 0.5
+_FIRST_WAIT_S = 2.0
 _FIRST_LIST_S = 120.0
 _LIST_S = 5.0
 
@@ -53,32 +54,41 @@ class Backend:
     def __init__(self, transport: ServerTransport) -> None:
         self._transport = transport
         self.breaker = Breaker()
-        self._lock = threading.Lock()
+        self._asking = threading.Lock()
+        self._told = threading.Event()
         self._models: dict[str, ModelInfo] = {}
-        self._asked_at = 0.0
+        self._failure: ChronolensError | None = None
+        self._asked_at = -math.inf
 
     @property
     def name(self) -> str:
         """Kind of engine, as in ``ModelInfo.backend``."""
         return self._transport.name
 
-    def engine(self, info: ModelInfo, *, timeout_s: float = SLICE_TIMEOUT_S) -> Engine:
-        """Return the engine for one model, which refuses to answer with other weights than those of ``info``."""
-        return EngineClient(self._transport, weights=info.weights, timeout_s=timeout_s, guard=self.breaker)
+    def engine(self, info: ModelInfo, *, timeout_s: float = SLICE_TIMEOUT_S, retries: bool = True) -> Engine:
+        """Return the engine for one model, which refuses to answer with other weights than those of ``info``.
+
+        Args:
+            retries: try a second time at once; a job, which can wait, tries again by itself.
+        """
+        guard = self.breaker if retries else self.breaker.once
+        return EngineClient(self._transport, weights=info.weights, timeout_s=timeout_s, guard=guard)
 
     def models(self) -> list[ModelInfo]:
-        """Return the served models, asked again every few seconds behind the caller's back: an engine that hangs must not delay a request.
+        """Return the served models, as far as they are known.
+
+        They are asked for again every few seconds, always behind the caller's back: an engine that hangs, or loads for minutes, must not
+        keep the threads that everybody needs.
 
         Raises:
-            EngineUnavailableError, DeadlineExceededError: nothing answers and nothing is known from before.
+            ChronolensError: nothing is known yet; EngineUnavailableError, or what the engine said.
         """
+        if time.monotonic() - self._asked_at > (_FRESH_S if self._models else _AGAIN_S):
+            self._ask_behind()
         if not self._models:
-            with self._lock:
-                self._models = self._models or self._ask()
-                self._asked_at = time.monotonic()
-        elif time.monotonic() - self._asked_at > _FRESH_S:
-            self._asked_at = time.monotonic()
-            threading.Thread(target=self._refresh, name="models", daemon=True).start()
+            self._told.wait(_FIRST_WAIT_S)
+        if not self._models:
+            raise self._failure or EngineUnavailableError("the engine has not told its models yet")
         return list(self._models.values())
 
     def passes(self) -> list[dict[str, Any]]:
@@ -105,14 +115,21 @@ class Backend:
         """Close all connections."""
         self._transport.close()
 
+    def _ask_behind(self) -> None:
+        """Ask for the models in a thread of its own, unless one does already."""
+        if self._asking.acquire(blocking=False):
+            self._asked_at = time.monotonic()
+            self._told.clear()
+            threading.Thread(target=self._refresh, name="models", daemon=True).start()
+
     def _refresh(self) -> None:
-        if self._lock.acquire(blocking=False):
-            try:
-                self._models = self._ask()
-            except ChronolensError:  # what was known stands
-                _log.warning("the engine does not tell its models")
-            finally:
-                self._lock.release()
+        try:
+            self._models, self._failure = self._ask(), None
+        except ChronolensError as error:  # what was known stands
+            self._failure = error
+        finally:
+            self._asking.release()
+            self._told.set()
 
     def _ask(self) -> dict[str, ModelInfo]:
         # At first the models may still be loading; later the list is only read.

@@ -51,6 +51,10 @@ class Breaker:
         time.sleep(_PAUSE_S)
         return self._counted(work)
 
+    def once(self, work: Callable[[], T], deadline: float) -> T:
+        """Try once, for callers that try again by themselves; see :class:`chronolens.engine_client.Guard`."""
+        return self._counted(work)
+
     @property
     def state(self) -> str:
         """``closed`` (all is well), ``open`` or ``half-open`` (the next request is a trial)."""

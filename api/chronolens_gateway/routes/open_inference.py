@@ -46,12 +46,14 @@ async def ready(service: ServiceHere) -> dict[str, bool]:
     return {"ready": True}
 
 
+@router.get("/models/{model}/versions/1", responses=refusals(404, 503), include_in_schema=False)
 @router.get("/models/{model}", responses=refusals(404, 503))
 async def model_metadata(model: str, service: ServiceHere) -> dict[str, Any]:
     """Inputs and outputs of a model."""
     return metadata(await _model(service, model))
 
 
+@router.get("/models/{model}/versions/1/ready", responses=refusals(404, 503), include_in_schema=False)
 @router.get("/models/{model}/ready", responses=refusals(404, 503))
 async def model_ready(model: str, service: ServiceHere) -> dict[str, Any]:
     """The model can answer."""
@@ -61,6 +63,7 @@ async def model_ready(model: str, service: ServiceHere) -> dict[str, Any]:
     return {"name": info.name, "ready": True}
 
 
+@router.post("/models/{model}/versions/1/infer", response_class=Response, include_in_schema=False)
 @router.post("/models/{model}/infer", response_class=Response, responses=refusals(404, 504, *UPLOAD), openapi_extra=_ANY_BODY)
 async def infer(model: str, request: Request, service: ServiceHere) -> Response:
     """Score one clip."""

@@ -17,7 +17,7 @@ _COMMAND = "from chronolens.cli import main; main()"
 
 
 def ensure(kind: str, store: Path, exports: Path, models: list[str] | None = None) -> list[str]:
-    """Export what is missing, damaged, or made of other weights or by another version; return the names of all models.
+    """Export what is missing, damaged, or made of another record or by another version; return the names of all models.
 
     Args:
         kind: as for ``chronolens export``.
@@ -38,14 +38,14 @@ def ensure(kind: str, store: Path, exports: Path, models: list[str] | None = Non
     return names
 
 
-def current(folder: Path, weights: str) -> bool:
-    """Tell whether an artefact is there, whole, and made of these weights by this version and by the exporters as they are."""
+def current(folder: Path, record: str) -> bool:
+    """Tell whether an artefact is there, whole, and made of this record by this version and by the exporters as they are."""
     try:
         manifest = read_manifest(folder)
         check_files(folder, manifest)
     except WeightsError:
         return False
-    return (manifest.weights, manifest.packages.get("chronolens"), manifest.recipe) == (weights, version("chronolens"), recipe())
+    return (manifest.record, manifest.packages.get("chronolens"), manifest.recipe) == (record, version("chronolens"), recipe())
 
 
 def _export(kind: str, name: str, store: Path, out: Path) -> None:

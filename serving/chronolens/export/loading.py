@@ -15,7 +15,7 @@ from chronolens.models.onnx_network import OnnxNetwork
 from chronolens.video.prepare import prepare
 
 
-def open_onnx(folder: Path) -> tuple[Manifest, OnnxNetwork]:
+def open_onnx(folder: Path, *, card: int = 0) -> tuple[Manifest, OnnxNetwork]:
     """Return the manifest and the network of an artefact of the kind ``onnx``, once it has answered the golden clip.
 
     Raises:
@@ -27,7 +27,7 @@ def open_onnx(folder: Path) -> tuple[Manifest, OnnxNetwork]:
         raise WeightsError(f"an artefact of the kind {manifest.kind[:40]!r} is no ONNX graph")
     check_files(folder, manifest)
     grid = CellGrid(**manifest.cells.model_dump())
-    network = OnnxNetwork(folder / next(iter(manifest.files)), manifest.layer, grid)
+    network = OnnxNetwork(folder / next(iter(manifest.files)), manifest.layer, grid, card)
     clip = torch.from_numpy(prepare(golden_frames(clip_spec(manifest), manifest.golden.seed), clip_spec(manifest)))
     check_golden(torch.softmax(network(clip)[0].double(), dim=0).numpy(), manifest.golden.scores)
     return manifest, network

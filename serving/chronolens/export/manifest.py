@@ -50,6 +50,7 @@ class Manifest(_Part):
         kind: ``onnx``, ``torch-export``, ...
         model, architecture, data_set, licence, warnings: as in the weights record.
         weights: SHA-256 of the weights file.
+        record: SHA-256 of the whole weights record, see :func:`chronolens.store.digests`.
         clip: how clips are sampled, sized and normalised.
         classes: labels in index order.
         layer: whose heat map the artefact gives; the network's default.
@@ -70,6 +71,7 @@ class Manifest(_Part):
     licence: str
     warnings: list[str]
     weights: str
+    record: str
     clip: ClipSpecInfo
     classes: list[str]
     layer: str

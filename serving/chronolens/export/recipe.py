@@ -17,9 +17,9 @@ def handlers() -> Path:
 
 @cache
 def recipe() -> str:
-    """Return the SHA-256 over exporters, networks and handlers; another one makes artefacts stale though the version is the same."""
+    """Return the SHA-256 over exporters, networks, heat maps, preparation and handlers: other code makes artefacts stale."""
     digest = hashlib.sha256()
-    for folder in (_PACKAGE / "export", _PACKAGE / "models", handlers()):
+    for folder in (*(_PACKAGE / name for name in ("export", "models", "explain", "video")), handlers()):
         for path in sorted(folder.rglob("*.py")):
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

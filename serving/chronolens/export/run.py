@@ -26,7 +26,7 @@ from chronolens.export.recipe import recipe
 from chronolens.golden import golden_frames
 from chronolens.models.weights import find_record, load_model
 from chronolens.schemas import Cells, ClipSpecInfo
-from chronolens.store import default_store
+from chronolens.store import default_store, digests
 from chronolens.video.prepare import prepare
 
 KINDS: dict[str, Kind] = {
@@ -90,6 +90,7 @@ def _manifest(kind: str, subject: Subject, options: Options, found: parity.Parit
         licence=record.licence,
         warnings=list(record.warnings),
         weights=record.sha256,
+        record=digests(subject.store)[record.name],
         clip=ClipSpecInfo(**dataclasses.asdict(spec)),
         classes=list(record.classes),
         layer=network.default_layer,

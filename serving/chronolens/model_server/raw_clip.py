@@ -21,7 +21,7 @@ from chronolens.video.limits import DecodeLimits
 MEDIA_TYPE = "application/json"
 CLIP_BYTES = 64 * 1024 * 1024
 """Largest clip, as at the gateway."""
-LONGEST_S = 90.0
+LONGEST_S = 30.0
 """Time that a raw clip gets, decoding included; the server that carries it must wait longer than that."""
 _LIMITS = DecodeLimits(max_bytes=CLIP_BYTES)
 _decoders = threading.BoundedSemaphore(4)

@@ -27,6 +27,7 @@ class OnnxNetwork:
         graph: the file, or its bytes.
         layer: name of the layer whose heat map the graph gives.
         grid: where the cells of that map lie on the clip.
+        card: number of the graphics card, where there is one.
 
     Attributes:
         provider: what ONNX Runtime really runs on, ``CUDAExecutionProvider`` or ``CPUExecutionProvider``.
@@ -41,10 +42,10 @@ class OnnxNetwork:
     reads_in_order = False
     training = False
 
-    def __init__(self, graph: Path | bytes, layer: str, grid: CellGrid) -> None:
+    def __init__(self, graph: Path | bytes, layer: str, grid: CellGrid, card: int = 0) -> None:
         self.default_layer = layer
         self._grid = grid
-        self._session = open_session(graph)
+        self._session = open_session(graph, card)
         # not ``onnxruntime.get_device()``: that says GPU even when the session fell back to the processor
         self.provider: str = self._session.get_providers()[0]
 
@@ -113,7 +114,7 @@ class OnnxNetwork:
         return [torch.from_numpy(values).to(clip.device) for values in found]
 
 
-def open_session(graph: Path | bytes) -> Any:
+def open_session(graph: Path | bytes, card: int = 0) -> Any:
     """Return a session of ONNX Runtime, on CUDA where it can, with our threads.
 
     Raises:
@@ -130,7 +131,7 @@ def open_session(graph: Path | bytes) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that spin crawl on a busy machine
     providers: list[Any] = [CPU]
     if CUDA in onnxruntime.get_available_providers():
-        providers.insert(0, (CUDA, {"use_tf32": "0"}))  # 10 bits of mantissa are not float32
+        providers.insert(0, (CUDA, {"use_tf32": "0", "device_id": str(card)}))  # 10 bits of mantissa are not float32
     try:
         return onnxruntime.InferenceSession(graph if isinstance(graph, bytes) else str(graph), options, providers=providers)
     except Exception as error:  # its own classes have no common base

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chronolens.engine_wire import head_of, pack_error
-from chronolens.errors import DeadlineExceededError, EngineCrashedError, EngineUnavailableError
+from chronolens.errors import DeadlineExceededError, EngineCrashedError, EngineUnavailableError, FatalCallError
 from chronolens.pool.process import WorkerProcess, memory_share
 from chronolens.pool.queue import CallQueue, Item
 
@@ -42,7 +42,7 @@ class PoolOptions:
     workers: int = 1
     max_batch: int = 8
     max_waiting: int = 256
-    hang_s: float = 120.0
+    hang_s: float = 100.0
     start_s: float = 120.0
     memory_bytes: int | None = None
 
@@ -55,7 +55,8 @@ class Pool:
         self._queue = CallQueue(options.max_waiting, options.max_batch)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._passes: dict[tuple[int, int], list[dict[str, Any]]] = {}
+        self._passes: dict[int, Counter[tuple[str, str, str]]] = {}
+        self._ended: Counter[tuple[str, str, str]] = Counter()
         self._counts: Counter[str] = Counter()
         self._ready: dict[int, WorkerProcess] = {}
         self._threads = [threading.Thread(target=self._keep, args=(index,), name=f"worker-{index}") for index in range(options.workers)]
@@ -80,10 +81,7 @@ class Pool:
     def stats(self) -> dict[str, Any]:
         """Return what operators want to know: workers, queues, restarts, batches and calls, and passes since the pool began."""
         with self._lock:
-            passes: Counter[tuple[str, str, str]] = Counter()
-            for counted in self._passes.values():
-                for entry in counted:
-                    passes[entry["model"], entry["purpose"], entry["direction"]] += entry["passes"]
+            passes = sum(self._passes.values(), self._ended)
             workers = [{"index": index, "pid": worker.pid, "memory_bytes": worker.memory()} for index, worker in self._ready.items()]
             counts = dict(self._counts)
         return {
@@ -106,63 +104,66 @@ class Pool:
             thread.join()
 
     def _keep(self, index: int) -> None:
-        """Start a worker, feed it until it dies, and begin anew, sooner the longer it lived."""
+        """Start a worker, feed it until it dies, and begin anew; after starts that led nowhere later and later."""
         pause = _FIRST_PAUSE_S
-        starts = 0
         while not self._stopping.is_set():
-            starts += 1
-            worker = self._started(index)
-            if worker is not None:
-                served = self._feed(index, starts, worker)
-                pause = _FIRST_PAUSE_S if served else pause
+            try:
+                worked = self._work(index)
+            except Exception:  # this thread is all that keeps the worker alive, so nothing may end it
+                _log.exception("worker %d", index)
+                worked = False
+            if worked:
+                pause = _FIRST_PAUSE_S
             if not self._stopping.wait(pause):
                 with self._lock:
                     self._counts["restarts"] += 1
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
-    def _started(self, index: int) -> WorkerProcess | None:
+    def _work(self, index: int) -> bool:
+        """Let one worker live; return whether it came to work."""
         options = self._options
         limit = options.memory_bytes or memory_share(options.workers)
+        command = [*options.command, "--index", str(index)]
         try:
-            return WorkerProcess([*options.command, "--index", str(index)], memory_bytes=limit, start_s=options.start_s)
+            worker = WorkerProcess(command, memory_bytes=limit, start_s=options.start_s, abandoned=self._stopping.is_set)
         except EngineUnavailableError as error:
             _log.error("worker %d did not start: %s", index, error.detail)
-            return None
-
-    def _feed(self, index: int, start: int, worker: WorkerProcess) -> int:
-        """Give batches to a worker until it dies or the pool stops; return how many it answered."""
-        self._ready[index] = worker
-        answered = 0
+            return False
         try:
-            while not self._stopping.is_set():
-                if not worker.alive():
-                    _log.warning("worker %d ended while idle", index)
-                    break
-                batch = self._queue.take(_IDLE_S)
-                if batch:
-                    self._serve(index, start, worker, batch)
-                    answered += 1
-        except EngineUnavailableError as error:
-            _log.warning("worker %d: %s", index, error.detail)
+            return self._feed(index, worker)
         finally:
-            del self._ready[index]
+            with self._lock:
+                self._ready.pop(index, None)
+                self._ended.update(self._passes.pop(index, {}))
             worker.close()
-        return answered
 
-    def _serve(self, index: int, start: int, worker: WorkerProcess, batch: list[Item]) -> None:
-        """Let a worker answer a batch.
+    def _feed(self, index: int, worker: WorkerProcess) -> bool:
+        """Give batches to a worker until it dies or the pool stops; return whether there was one."""
+        with self._lock:
+            self._ready[index] = worker
+        worked = False
+        while worker.alive() and not self._stopping.is_set():
+            batch = self._queue.take(_IDLE_S)
+            if batch:
+                worked = True
+                self._serve(index, worker, batch)
+        return worked
 
-        Raises:
-            EngineUnavailableError: it died; the calls wait again, alone, or are refused.
-        """
+    def _serve(self, index: int, worker: WorkerProcess, batch: list[Item]) -> None:
+        """Let a worker answer a batch. When it dies of it the calls wait again, alone, or are refused."""
         try:
-            answers, facts = worker.ask([item.body for item in batch], self._options.hang_s, self._stopping.is_set)
+            answers, passes = worker.ask([item.body for item in batch], self._options.hang_s)
+            counted = Counter({(entry["model"], entry["purpose"], entry["direction"]): int(entry["passes"]) for entry in passes})
         except EngineUnavailableError as error:
             for item in reversed(batch):
                 self._again(item, error, alone=len(batch) == 1)
+            return
+        except Exception:
+            for item in batch:
+                _settle(item, pack_error(item.head.id, EngineUnavailableError("the pool failed on this request")))
             raise
         with self._lock:
-            self._passes[index, start] = facts["passes"]
+            self._passes[index] = counted
             self._counts["batches"] += 1
             self._counts["calls"] += len(batch)
         for item, answer in zip(batch, answers, strict=True):
@@ -177,8 +178,10 @@ class Pool:
         late = item.head.expires_at is not None and time.time() >= item.head.expires_at
         if late:
             _settle(item, pack_error(item.head.id, DeadlineExceededError("the models did not answer in time")))
-        elif item.crashes >= MOST_CRASHES or (alone and error.code == "engine-hung") or not isinstance(error, EngineCrashedError):
+        elif not isinstance(error, EngineCrashedError):
             _settle(item, pack_error(item.head.id, error))
+        elif item.crashes >= MOST_CRASHES or (alone and error.code == "engine-hung"):
+            _settle(item, pack_error(item.head.id, FatalCallError(error.detail, code=error.code)))
         else:
             self._queue.put_back(item)
 

@@ -72,30 +72,25 @@ def _left(head: Head) -> float | None:
     return None if head.expires_at is None else max(0.0, head.expires_at - time.time())
 
 
-def options_from(environment: dict[str, str], store: Path | None, onnx: Path | None) -> PoolOptions:
-    """Return the pool's options from ``CHRONOLENS_WORKERS``, ``..._WORKER_MEMORY_BYTES``, ``..._MAX_WAITING`` and ``..._HANG_S``."""
-    given = {
-        "workers": ("CHRONOLENS_WORKERS", int),
-        "memory_bytes": ("CHRONOLENS_WORKER_MEMORY_BYTES", int),
-        "max_waiting": ("CHRONOLENS_MAX_WAITING", int),
-        "hang_s": ("CHRONOLENS_HANG_S", float),
-    }
-    found = {name: kind(environment[variable]) for name, (variable, kind) in given.items() if environment.get(variable)}
-    command = [*WORKER]
-    for name, folder in (("--store", store), ("--onnx", onnx)):
-        command += [] if folder is None else [name, str(folder)]
-    return PoolOptions(command, **found)
-
-
 def main() -> None:
     """Serve until the process is told to stop."""
     parser = argparse.ArgumentParser(prog="chronolens.pool.server")
     parser.add_argument("--socket", required=True, help="path of the Unix socket to listen on")
-    parser.add_argument("--store", type=Path, default=None, help="folder with weights.toml")
-    parser.add_argument("--onnx", type=Path, default=None, help="folder of ONNX artefacts, to be run in place of the store's networks")
-    options = parser.parse_args()
-    app = create_app(options_from(dict(os.environ), options.store, options.onnx))
-    uvicorn.run(app, uds=options.socket, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
+    parser.add_argument("--store", type=Path, help="folder with weights.toml")
+    parser.add_argument("--onnx", type=Path, help="folder of ONNX artefacts, to be run in place of the store's networks")
+    parser.add_argument("--models", nargs="+", help="which of the ONNX artefacts")
+    parser.add_argument("--workers", type=int, default=PoolOptions.workers, help="worker processes")
+    parser.add_argument("--memory-bytes", type=int, help="most resident memory of a worker")
+    parser.add_argument("--hang-s", type=float, default=PoolOptions.hang_s, help="seconds after which a silent worker is killed")
+    parser.add_argument("--max-waiting", type=int, default=PoolOptions.max_waiting, help="calls that may wait")
+    asked = parser.parse_args()
+    given = {"--store": asked.store, "--onnx": asked.onnx}
+    command = [*WORKER, *(word for name, value in given.items() if value is not None for word in (name, str(value)))]
+    command += ["--models", *asked.models] if asked.models else []
+    limits = {"workers": asked.workers, "memory_bytes": asked.memory_bytes, "hang_s": asked.hang_s, "max_waiting": asked.max_waiting}
+    app = create_app(PoolOptions(command, **limits))
+    os.umask(0o077)  # whoever may open the socket may ask the engine
+    uvicorn.run(app, uds=asked.socket, log_level="warning", access_log=False, timeout_graceful_shutdown=1)
 
 
 if __name__ == "__main__":
