@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,14 @@ def test_a_loading_engine_does_not_keep_the_threads_of_others(monkeypatch: pytes
     engine = Engine(slowly)
     backend = Backend(engine)
     began = time.monotonic()
-    callers = [threading.Thread(target=lambda: pytest.raises(EngineUnavailableError, backend.models)) for _ in range(40)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join()
+
+    def refused() -> bool:
+        with pytest.raises(EngineUnavailableError):
+            backend.models()
+        return True
+
+    with ThreadPoolExecutor(40) as pool:
+        assert all(pool.map(lambda _: refused(), range(40)))
     assert time.monotonic() - began < 10
     assert engine.asked == 1
     gate.set()

@@ -1,8 +1,10 @@
 """A real tritonserver, started by the launcher, with the tiny C-LSTM."""
 
+import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +18,7 @@ from chronolens.clips import ClipSpec
 from chronolens.engine import Engine
 from chronolens.golden import golden_frames
 from chronolens_gateway.backends.triton import TritonTransport
+from chronolens_gateway.backends.triton_wires import http_client
 from chronolens_gateway.servers.triton import find_server
 
 NAME = "tiny-clstm"
@@ -51,8 +54,11 @@ def _wait_until_ready(process, folder):
         assert process.poll() is None, (folder / "log").read_text(errors="replace")[-3000:]
         try:
             where = json.loads((folder / "triton.json").read_text())
-            if httpx.get(f"http://{where['http']}/v2/health/ready", timeout=1).status_code == 200:
-                return
+            with socket.socket(socket.AF_UNIX) as probe:  # httpcore leaves its own open when nobody listens
+                probe.connect(where["http"].removeprefix("unix:"))
+            with http_client(where["http"]) as client:
+                if client.get("/v2/health/ready", timeout=1).status_code == 200:
+                    return
         except (OSError, httpx.HTTPError):
             pass
         time.sleep(0.1)
@@ -93,6 +99,11 @@ def engine(tiny_store):
 @pytest.fixture(scope="session")
 def frames(tiny_store):
     return golden_frames(ClipSpec(8, 32, 32), 5)
+
+
+def regions(folder: Path) -> list[Path]:
+    """Return the shared memory of a server."""
+    return list(Path("/dev/shm").glob(f"chronolens_{hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]}_*"))
 
 
 def stubs(folder: Path, model: str) -> list[int]:

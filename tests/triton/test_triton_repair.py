@@ -1,5 +1,6 @@
 """Processes of a real tritonserver are killed."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -14,7 +15,7 @@ from chronolens.options import MaskOptions
 from chronolens_gateway.backends.triton import TritonTransport
 from chronolens_gateway.servers.triton import find_server
 
-from .conftest import NAME, launched, stubs
+from .conftest import NAME, launched, regions, stubs
 
 
 def wait_for(condition, seconds):
@@ -70,6 +71,36 @@ def test_killed_server_leaves_no_process_and_comes_back(tiny_store, exports, fra
     with launched(tmp_path / "run", tiny_store, exports):
         assert transport.healthy()
         assert client.look(NAME, frames, target=None, gradcam=None)[0]["scores"].shape == (4,)
+    transport.close()
+
+
+def test_killed_server_ends_its_launcher_and_leaves_no_memory(tiny_store, exports, tmp_path):
+    with launched(tmp_path / "run", tiny_store, exports) as launcher:
+        (server,) = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        assert regions(tmp_path / "run")
+        os.kill(int(server), signal.SIGKILL)
+        assert launcher.wait(5) == 128 + signal.SIGKILL
+        assert not regions(tmp_path / "run")
+
+
+def test_busy_server_is_gone_before_the_supervisor_loses_patience(tiny_store, exports, frames, tmp_path):
+    transport = TritonTransport(tmp_path / "run" / "triton.json", "http")
+    client = EngineClient(transport)
+
+    def learn():
+        with contextlib.suppress(EngineUnavailableError):
+            while True:
+                client.learn(NAME, frames, 1, "freeze", MaskOptions(preset="paper"), None, max_steps=25, budget_s=15.0)
+
+    with launched(tmp_path / "run", tiny_store, exports) as launcher:
+        busy = threading.Thread(target=learn)
+        busy.start()
+        time.sleep(0.5)
+        launcher.terminate()
+        launcher.wait(4.9)
+        assert not regions(tmp_path / "run")
+        busy.join(10)
+    wait_for(lambda: not stubs(tmp_path / "run", NAME) + stubs(tmp_path / "run", f"{NAME}-explain"), 5)
     transport.close()
 
 

@@ -5,7 +5,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import numpy as np
 import pytest
 import torch
@@ -18,6 +17,7 @@ from chronolens.export.manifest import read_manifest
 from chronolens.options import GradCamOptions, MaskOptions
 from chronolens.video.prepare import prepare
 from chronolens_gateway.backends.triton import Addresses, TritonTransport
+from chronolens_gateway.backends.triton_wires import http_client
 
 NAME = "tiny-clstm"
 MASK = MaskOptions(preset="paper")  # two seconds of work
@@ -25,6 +25,11 @@ MASK = MaskOptions(preset="paper")  # two seconds of work
 
 def addresses(folder):
     return json.loads((folder / "triton.json").read_text())
+
+
+def asked(folder, path):
+    with http_client(addresses(folder)["http"]) as client:
+        return client.get(path).json()
 
 
 def learn(client, frames, state=None, **limits):
@@ -114,7 +119,7 @@ def test_bad_call_is_refused_alone(transport, frames):
 
 def test_concurrent_calls_share_executions(run_folder, transport, frames):
     def counted():
-        body = httpx.get(f"http://{addresses(run_folder)['http']}/v2/models/{NAME}-explain/stats").json()["model_stats"][0]
+        body = asked(run_folder, f"/v2/models/{NAME}-explain/stats")["model_stats"][0]
         return body["inference_count"], body["execution_count"]
 
     client, before = EngineClient(transport), counted()
@@ -155,7 +160,7 @@ def test_answer_that_comes_too_late(transport, frames):
 
 def test_full_queue(run_folder, transport, frames):
     """With a queue of one call, the third of three slices is refused."""
-    config = httpx.get(f"http://{addresses(run_folder)['http']}/v2/models/{NAME}-explain/config").json()
+    config = asked(run_folder, f"/v2/models/{NAME}-explain/config")
     small = {**config, "dynamic_batching": {**config["dynamic_batching"], "default_queue_policy": {"max_queue_size": 1}}}
     errors = []
 

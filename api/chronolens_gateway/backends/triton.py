@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -37,11 +37,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Addresses:
-    """Where a server listens, each as ``host:port``."""
+    """Where a server listens: ``http`` and ``grpc`` as ``host:port`` or ``unix:PATH``, ``metrics`` as ``host:port``.
+
+    Args:
+        key: of a server that restricts its protocols with the header ``chronolens-key``; None when it does not.
+    """
 
     http: str
     grpc: str
     metrics: str
+    key: str | None = field(default=None, repr=False)
 
 
 class TritonTransport:
@@ -165,7 +170,8 @@ class TritonTransport:
         addresses = self._addresses()
         with self._lock:
             if addresses not in self._wires:
-                self._wires[addresses] = open_wire(self._protocol, addresses.http if self._protocol == "http" else addresses.grpc)
+                address = addresses.http if self._protocol == "http" else addresses.grpc
+                self._wires[addresses] = open_wire(self._protocol, address, addresses.key)
             return self._wires[addresses]
 
     def _addresses(self) -> Addresses:
@@ -173,6 +179,6 @@ class TritonTransport:
             return self._where
         try:
             written = json.loads(self._where.read_bytes())
-            return Addresses(written["http"], written["grpc"], written["metrics"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return Addresses(written["http"], written["grpc"], written["metrics"], written.get("key"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise EngineUnavailableError("the server that runs the models has not started yet") from error

@@ -16,6 +16,9 @@ from chronolens.errors import ChronolensError, EngineUnavailableError
 CALL, ANSWER = "call", "answer"
 _ASK_S = 5.0
 _LOAD_S = 120.0
+KEY = "chronolens-key"
+"""Header with the key of a server that restricts its protocols; over gRPC the server expects its own prefix."""
+_GRPC_KEY = f"triton-grpc-protocol-{KEY}"
 _LENGTH = "Inference-Header-Content-Length"
 
 
@@ -62,13 +65,13 @@ class HttpWire:
     """HTTP: see :class:`Wire`.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port`` or ``unix:PATH``.
+        key: see :data:`KEY`.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, key: str | None = None) -> None:
         self._codec = _client("http")
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=16)
-        self._http = httpx.Client(base_url=f"http://{address}", limits=limits, timeout=_ASK_S, trust_env=False)
+        self._http = http_client(address, key)
 
     def infer(self, model: str, body: bytes, priority: int, timeout_s: float) -> bytes:
         """See :meth:`Wire.infer`."""
@@ -114,12 +117,14 @@ class GrpcWire:
     """gRPC: see :class:`Wire`.
 
     Args:
-        address: ``host:port``.
+        address: ``host:port`` or ``unix:PATH``.
+        key: see :data:`KEY`.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, key: str | None = None) -> None:
         self._codec = _client("grpc")
         self._grpc = self._codec.InferenceServerClient(address)
+        self._headers = {} if key is None else {_GRPC_KEY: key}
 
     def infer(self, model: str, body: bytes, priority: int, timeout_s: float) -> bytes:
         """See :meth:`Wire.infer`."""
@@ -148,7 +153,7 @@ class GrpcWire:
         from tritonclient.utils import InferenceServerException
 
         try:
-            return getattr(self._grpc, method)(*arguments, **rest)
+            return getattr(self._grpc, method)(*arguments, headers=self._headers, **rest)
         except InferenceServerException as error:
             message, status = error.message() or "", error.status()
             if status == "StatusCode.DEADLINE_EXCEEDED":
@@ -156,14 +161,26 @@ class GrpcWire:
             # The server's own refusals come with this status as well; those of the connection begin with words of gRPC's.
             if status == "StatusCode.UNAVAILABLE" and message.startswith("failed to connect"):
                 raise UnreachableError from error
-            if status in ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED") and not message.startswith("["):
+            if status in ("StatusCode.UNAVAILABLE", "StatusCode.CANCELLED") and not message.startswith(
+                ("[", "This protocol is restricted")
+            ):
                 raise BrokenError from error
             raise RefusedError(message) from error
 
 
-def open_wire(protocol: str, address: str) -> Wire:
+def open_wire(protocol: str, address: str, key: str | None = None) -> Wire:
     """Return the wire of a protocol, ``http`` or ``grpc``."""
-    return HttpWire(address) if protocol == "http" else GrpcWire(address)
+    return HttpWire(address, key) if protocol == "http" else GrpcWire(address, key)
+
+
+def http_client(address: str, key: str | None = None) -> httpx.Client:
+    """Return a client for paths of the server at ``host:port`` or ``unix:PATH``."""
+    path = address.removeprefix("unix:")
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=16)
+    transport = httpx.HTTPTransport(uds=None if path == address else path, limits=limits, trust_env=False)
+    headers = {} if key is None else {KEY: key}
+    base = f"http://{address if path == address else 'triton'}"
+    return httpx.Client(base_url=base, headers=headers, transport=transport, timeout=_ASK_S, trust_env=False)
 
 
 def _client(protocol: str) -> Any:
