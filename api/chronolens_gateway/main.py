@@ -37,7 +37,11 @@ def serve(host: str = "127.0.0.1", port: int = 8000, data_dir: Path | None = Non
         settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
         settings.prepare()
         lock = _own(settings) if settings.embedded else None
-    except (ValidationError, OSError, DataFolderInUseError) as error:
+    except ValidationError as error:
+        for wrong in error.errors(include_url=False):
+            sys.stderr.write(f"chronolens cannot start: CHRONOLENS_{str(wrong['loc'][0]).upper()}: {wrong['msg']}\n")
+        sys.exit(2)
+    except (OSError, DataFolderInUseError) as error:
         sys.stderr.write(f"chronolens cannot start: {error}\n")
         sys.exit(2)
     with lock or contextlib.nullcontext():
