@@ -13,6 +13,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from chronolens_gateway.backends.local import LocalTransport
+from chronolens_gateway.backends.triton_wires import http_client
 from chronolens_gateway.servers import torchserve, triton
 from chronolens_gateway.settings import Settings
 
@@ -62,5 +63,6 @@ def _torchserve(folder: Path) -> Counts:
 
 def _triton(settings: Settings, path: str) -> dict[str, Any]:
     address = json.loads((settings.server_folder / triton.ADDRESSES).read_bytes())["http"]
-    found: dict[str, Any] = httpx.get(f"http://{address}/{path}", trust_env=False).raise_for_status().json()
+    with http_client(address) as client:
+        found: dict[str, Any] = client.get(f"/{path}").raise_for_status().json()
     return found

@@ -84,7 +84,7 @@ def test_killed_server_ends_its_launcher_and_leaves_no_memory(tiny_store, export
 
 
 def test_busy_server_is_gone_before_the_supervisor_loses_patience(tiny_store, exports, frames, tmp_path):
-    transport = TritonTransport(tmp_path / "run" / "triton.json", "http")
+    transport = TritonTransport(tmp_path / "run" / "triton.json", "grpc")
     client = EngineClient(transport)
 
     def learn():

@@ -162,7 +162,8 @@ def attend(server: subprocess.Popen[bytes], folder: Path) -> int:
             server.kill()
         elif received is None:
             for path in _regions(folder):  # they are made readable for all, whatever the umask
-                path.chmod(0o600)
+                with contextlib.suppress(OSError):  # a model was unloaded meanwhile
+                    path.chmod(0o600)
         elif received.si_signo != signal.SIGCHLD and not stopping:
             stopping, stubs = True, _children(server.pid)
             server.terminate()

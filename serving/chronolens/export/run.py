@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -96,12 +98,22 @@ def _manifest(kind: str, subject: Subject, options: Options, found: parity.Parit
         layer=network.default_layer,
         cells=Cells(**dataclasses.asdict(grid)),
         options=dict(options),
-        packages={name: importlib.metadata.version(name) for name in (*_PACKAGES, *KINDS[kind].packages)},
+        packages=_versions((*_PACKAGES, *KINDS[kind].packages)),
         recipe=recipe(),
         parity=ParityFacts(**dataclasses.asdict(found)),
         golden=Golden(seed=GOLDEN_SEED, scores=scores.tolist()),
         files=describe_files(folder),
     )
+
+
+def _versions(names: Sequence[str]) -> dict[str, str]:
+    """Return versions of packages; ONNX Runtime has another name where it was built for graphics cards."""
+    found = {}
+    for name in names:
+        for variant in (name, f"{name}-gpu"):
+            with suppress(importlib.metadata.PackageNotFoundError):
+                found.setdefault(name, importlib.metadata.version(variant))
+    return found
 
 
 def _require_replaceable(folder: Path) -> None:
