@@ -108,7 +108,7 @@ def _manifest(kind: str, subject: Subject, options: Options, found: parity.Parit
 
 def _versions(names: Sequence[str]) -> dict[str, str]:
     """Return versions of packages; ONNX Runtime has another name where it was built for graphics cards."""
-    found = {}
+    found: dict[str, str] = {}
     for name in names:
         for variant in (name, f"{name}-gpu"):
             with suppress(importlib.metadata.PackageNotFoundError):
