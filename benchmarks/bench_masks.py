@@ -30,7 +30,9 @@ from chronolens.engine import Engine
 SECTIONS = ("iteration", "gradcam", "authors", "precision", "batch", "gpu")
 
 
-def sections(engine: Engine, models: Sequence[str], rounds: int, clips: int) -> dict[str, Callable[[], list[Table]]]:
+def sections(
+    engine: Engine, models: Sequence[str], rounds: int, clips: int, *, compiling: bool = True
+) -> dict[str, Callable[[], list[Table]]]:
     """Return the work of each section; all but ``gpu`` run on the engine's device.
 
     Args:
@@ -38,6 +40,7 @@ def sections(engine: Engine, models: Sequence[str], rounds: int, clips: int) -> 
         models: names of shipped models.
         rounds: rounds that count.
         clips: clips whose masks are compared between precisions.
+        compiling: of :func:`section_gpu.gpu_tables`.
     """
     subjects = [shipped(engine, name, max(TOGETHER, clips)) for name in models]
     return {
@@ -46,7 +49,7 @@ def sections(engine: Engine, models: Sequence[str], rounds: int, clips: int) -> 
         "authors": lambda: authors_tables(engine, subjects, rounds),
         "precision": lambda: precision_tables(subjects, clips),
         "batch": lambda: batch_tables(subjects, engine.precision, rounds),
-        "gpu": lambda: gpu_tables(models, rounds),
+        "gpu": lambda: gpu_tables(models, rounds, compiling=compiling),
     }
 
 
@@ -58,10 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--clips", type=int, default=10)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--no-compiler", action="store_true", help="leave the compiler out of the section gpu")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bench_masks.json"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    work = sections(Engine(device="cpu"), options.models, options.rounds, options.clips)
+    work = sections(Engine(device="cpu"), options.models, options.rounds, options.clips, compiling=not options.no_compiler)
     found: dict[str, list[Table]] = {}
     for name in options.sections:
         found[name] = work[name]()

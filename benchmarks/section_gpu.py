@@ -26,8 +26,14 @@ FEW = 3
 """Rounds at most of work that takes seconds."""
 
 
-def gpu_tables(names: Sequence[str], rounds: int) -> list[Table]:
-    """Return the tables of the first CUDA device, or one line that says there is none."""
+def gpu_tables(names: Sequence[str], rounds: int, *, compiling: bool = True) -> list[Table]:
+    """Return the tables of the first CUDA device, or one line that says there is none.
+
+    Args:
+        names: of shipped models.
+        rounds: rounds that count.
+        compiling: measure the compiler too, which takes minutes to compile.
+    """
     if not torch.cuda.is_available():
         return [Table("One GPU", [], ["Not measured: PyTorch finds no CUDA device here."])]
     device = torch.device("cuda")
@@ -36,8 +42,8 @@ def gpu_tables(names: Sequence[str], rounds: int) -> list[Table]:
     # shapes never change, so cuDNN may try all its kernels in the warm-up
     with torch.backends.cudnn.flags(enabled=True, benchmark=True):
         return [
-            throughput_table(subjects, BATCHES, rounds),
-            masks_table(subjects, STEPS, rounds),
+            throughput_table(subjects, BATCHES, rounds, compiling=compiling),
+            masks_table(subjects, STEPS, rounds, compiling=compiling),
             *batch_tables(subjects, "bfloat16", rounds),
         ]
 

@@ -53,6 +53,7 @@ def machine(file: str) -> str:
 TABLES: dict[str, Callable[..., str]] = {
     "presets": presets,
     "masks": partial(section, "bench_masks.json"),
+    "gpu": partial(section, "bench_gpu.json"),
     "serving": partial(section, "bench_serving.json"),
     "layers": layers,
     "machine": machine,
