@@ -101,7 +101,7 @@ def test_a_folder_with_other_things_is_left_alone(tiny_store, tmp_path, clstm_ar
 def test_unknown_names_say_what_exists(tiny_store):
     with pytest.raises(OptionsError) as caught:
         export("tflite", "tiny-clstm", tiny_store)
-    assert caught.value.allowed[:2] == ["onnx", "torch-export"]
+    assert caught.value.allowed == ["mar", "onnx", "torch-export", "triton"]
     with pytest.raises(UnknownModelError):
         export("onnx", "missing", tiny_store)
 
