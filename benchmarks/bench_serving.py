@@ -35,7 +35,7 @@ class Effort:
     load_requests: int
 
 
-THOROUGH = Effort(10, 50, 3, 96)
+THOROUGH = Effort(10, 50, 1, 48)
 QUICK = Effort(1, 3, 1, 16)
 
 
@@ -62,13 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--quick", action="store_true", help="a few requests, to see that it runs")
+    parser.add_argument("--sections", nargs="+", choices=("way", "slices", "load"), default=["way", "slices", "load"])
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/bench_serving.json"))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     left_out = {name: reason for name in options.engines if (reason := unusable(name))}
     usable = [name for name in options.engines if name not in left_out]
     with tempfile.TemporaryDirectory(prefix="chronolens-serving-") as folder, services(usable, Path(folder)) as running:
-        work = {"engines": lambda: [engines_table(running, left_out)], **sections(running, QUICK if options.quick else THOROUGH)}
+        measured = sections(running, QUICK if options.quick else THOROUGH)
+        work = {"engines": lambda: [engines_table(running, left_out)], **{name: measured[name] for name in options.sections}}
         found: dict[str, list[Table]] = {}
         for name, measure in work.items():
             found[name] = measure()
