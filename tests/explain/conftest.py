@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class Pencil(nn.Module):
     """A 1x1x1 convolution ``conv`` into channels (x, -x), ``act``, a weighted mean over positions, a linear layer ``head``."""
 
-    default_layer = "conv"
+    default_layers = ("conv",)
 
     def __init__(self, head: list[list[float]], share: list[float] | None = None, *, closed: bool = True) -> None:
         super().__init__()
@@ -32,14 +32,14 @@ class Pencil(nn.Module):
             raise RuntimeError("broken on purpose")
         return self.head((maps * self.shares(*maps.shape[2:])).sum(dim=(2, 3, 4)))
 
-    def linear_head(self, steps: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
+    def linear_head(self, layer: str, steps: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         return (self.head.weight, self.shares(steps, height, width)) if self.closed else None
 
 
 class Score(nn.Module):
     """Two classes: the logit of class 0 is a formula of the mean brightness b_t of the T frames, that of class 1 is zero."""
 
-    default_layer = "none"
+    default_layers = ("none",)
 
     def __init__(self, formula: object) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class Score(nn.Module):
         first = self.formula(clip.mean(dim=(1, 3, 4)))  # type: ignore[operator]
         return torch.stack([first, torch.zeros_like(first)], dim=1)
 
-    def linear_head(self, steps: int, height: int, width: int) -> None:
+    def linear_head(self, layer: str, steps: int, height: int, width: int) -> None:
         return None
 
 

@@ -89,7 +89,7 @@ def wobbly(score_model: Any) -> Callable[[], Any]:
 class Narrow(nn.Module):
     """A network that runs out of memory when a batch holds more than some rows, or a clip brighter than some limit."""
 
-    default_layer = "none"
+    default_layers = ("none",)
 
     def __init__(self, network: nn.Module, rows: int, error: Callable[[], BaseException], brightest: float = math.inf) -> None:
         super().__init__()
@@ -111,14 +111,14 @@ class Narrow(nn.Module):
             raise self.error()
         return self.network(clip)
 
-    def linear_head(self, steps: int, height: int, width: int) -> None:
+    def linear_head(self, layer: str, steps: int, height: int, width: int) -> None:
         return None
 
 
 class Conv(nn.Module):
     """Two convolutions of four maps, two classes."""
 
-    default_layer = "two"
+    default_layers = ("two",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -491,7 +491,7 @@ def test_each_shape_has_its_own_limit(wobbly: Any, clips: list[Tensor]) -> None:
     large = clips[0].repeat(1, 1, 1, 4, 4)
 
     class NoRoomForLarge(nn.Module):
-        default_layer = "none"
+        default_layers = ("none",)
 
         def __init__(self) -> None:
             super().__init__()

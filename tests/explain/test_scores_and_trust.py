@@ -160,6 +160,9 @@ def test_segments_of_a_short_source():
     assert found == [{"first_frame": 0, "last_frame": 1, "start_s": 0.0, "end_s": 1.0}]
     assert segments([1], [0], [0.0], until_s=0.04)[0]["end_s"] == 0.04
     assert segments([], [], []) == []
+    # MMAction2 begins a short clip again: masked to its end and from its beginning on are two stretches
+    again = segments([0, 1, 1, 1, 0], [0, 4, 8, 0, 4], [0.0, 0.4, 0.8, 0.0, 0.4], until_s=1.0)
+    assert [(one["first_frame"], one["last_frame"], one["start_s"], one["end_s"]) for one in again] == [(4, 8, 0.4, 1.0), (0, 0, 0.0, 0.4)]
 
 
 def disc(x, y, radius, size=100):

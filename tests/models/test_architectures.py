@@ -54,14 +54,14 @@ def test_linear_head_predicts_the_logits(head, steps, side):
     torch.manual_seed(0)
     model = I3D(I3DConfig(5, head=head)).eval()
     features = torch.randn(2, 1024, steps, side, side)
-    weights, share = model.linear_head(steps, side, side)
+    weights, share = model.linear_head("Mixed_5c", steps, side, side)
     expected = torch.einsum("kc,ncthw,thw->nk", weights, features, share) + model.logits.conv3d.bias
     assert share.sum().item() == pytest.approx(1.0, abs=1e-5)
     torch.testing.assert_close(model.classify(features), expected, atol=1e-5, rtol=1e-4)
 
 
 def test_sliding_head_weighs_steps_one_two_two_one():
-    _, share = I3D(I3DConfig(2, head="sliding")).linear_head(4, 7, 7)
+    _, share = I3D(I3DConfig(2, head="sliding")).linear_head("Mixed_5c", 4, 7, 7)
     per_step = share.sum(dim=(1, 2))
     torch.testing.assert_close(per_step, torch.tensor([1.0, 2.0, 2.0, 1.0]) / 6)
 
@@ -172,7 +172,7 @@ def test_every_default_map_has_at_least_7_by_7_cells():
         ("clstm_kth", 32, (120, 160)),
     ):
         model = build_model(name)
-        grid = model.cell_grid(model.default_layer, frames, *size)
+        grid = model.cell_grid(model.default_layers[0], frames, *size)
         cells = [-(-size[axis] // int(grid.stride[axis + 1])) for axis in range(2)]
         assert min(cells) >= 7, name
 
@@ -193,4 +193,17 @@ def test_unknown_names_list_what_exists():
     with pytest.raises(OptionsError) as caught:
         build_model("i3d", depth=50)
     assert caught.value.pointer == "/depth"
-    assert list_models() == ["clstm", "clstm_kth", "i3d", "i3d_kth"]
+    assert list_models() == [
+        "c3d",
+        "clstm",
+        "clstm_kth",
+        "i3d",
+        "i3d_kth",
+        "slowfast",
+        "slowfast_r18",
+        "slowfast_r50",
+        "slowfast_r50_4x16",
+        "tsm",
+        "tsm_r18",
+        "tsm_r50",
+    ]

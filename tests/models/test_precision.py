@@ -101,8 +101,8 @@ def test_the_copy_has_no_closed_form_but_the_same_layers(store: Path) -> None:
     for name in NAMES:
         network = network_of(store, name)
         copy = InBfloat16(network)
-        assert copy.linear_head(4, 2, 2) is None
-        assert (copy.default_layer, copy.time_first_layers) == (network.default_layer, network.time_first_layers)
+        assert copy.linear_head(network.default_layers[0], 4, 2, 2) is None
+        assert (copy.default_layers, copy.time_first_layers) == (network.default_layers, network.time_first_layers)
 
 
 @pytest.mark.parametrize("wanted", ["float32", "bfloat16"])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from chronolens.errors import OptionsError, UnknownLayerError
-from chronolens.explain.capture import Taps, capture
+from chronolens.explain.capture import capture
 from chronolens.explain.protocol import Passes, VideoModel, class_indices, frozen, gradients, ordinary, require_finite
 
 WeightRule = Literal["per_frame", "per_clip"]
@@ -57,7 +57,7 @@ def grad_cam(
         model: any video model.
         clip: (N, C, T, H, W) float32, prepared by ``model.spec``.
         target: class index in [0, num_classes), one for all clips or (N,); None for the predicted class of each.
-        layer: dotted module name; the model's own choice when None.
+        layer: dotted module name or name of a stage; the model's own choice when None, that of its first pathway if it has several.
         weights: ``per_frame``, one weight per channel and time step (the published formula), or ``per_clip``, one per channel.
         of: differentiate the ``logit`` or the softmax ``probability``, whose gradient vanishes when it is near 1.
 
@@ -72,9 +72,8 @@ def grad_cam(
 
     Source: Selvaraju et al. 2017, eq. 1-2; Mänttäri et al. 2020, eq. 2.
     """
-    found = heat_maps(model, clip, target, layers=(layer or "default",), weights=weights, of=of)
-    (maps,) = found.maps.values()
-    return scale(maps)
+    found = heat_maps(model, clip, target, layers=(layer or model.default_layers[0],), weights=weights, of=of)
+    return scale(next(iter(found.maps.values())))
 
 
 def heat_maps(
@@ -88,12 +87,12 @@ def heat_maps(
 ) -> HeatMaps:
     """Return unscaled heat maps of several layers and the prediction, out of one forward pass.
 
-    When only the model's default layer is asked for and its head is linear there is no backward pass; otherwise there is one, which ends
-    at the earliest of the layers. Parameters never get gradients.
+    When the logits are linear in all layers asked for there is no backward pass; otherwise there is one, which ends at the earliest of the
+    layers. Parameters never get gradients.
 
     Args:
         model, clip, target, weights, of: as for :func:`grad_cam`.
-        layers: dotted module names; ``default`` stands for the model's own choice.
+        layers: see :func:`resolve_layers`.
 
     Returns:
         HeatMaps; its ``maps`` bear the full layer names, in the order asked for.
@@ -102,13 +101,37 @@ def heat_maps(
         UnknownLayerError, UnknownClassError, OptionsError, NonFiniteResultError: as for :func:`grad_cam`.
     """
     _check_options(clip, layers, weights, of)
-    names = list(dict.fromkeys(model.default_layer if name == "default" else name for name in layers))
+    names = resolve_layers(model, layers)
     with gradients(), frozen(model):
-        if names == [model.default_layer]:
-            closed = _closed_form(model, clip, target, weights, of)
-            if isinstance(closed, HeatMaps):
-                return closed
-        return _general(model, ordinary(clip), target, names, (weights, of))
+        with capture(model, names, gradients=True) as taps:
+            logits = model(ordinary(clip))
+            tapped = [taps[name] for name in names]
+        activations = [_channels_first(model, name, values).detach() for name, values in zip(names, tapped, strict=True)]
+        indices = class_indices(logits.detach(), target)
+        require_finite(logits, "scores")
+        heads = [model.linear_head(name, *values.shape[2:]) for name, values in zip(names, activations, strict=True)]
+        linear = [head for head in heads if head is not None]
+        if len(linear) == len(names):
+            slopes, passes = _known_slopes(logits.detach(), indices, linear, of), Passes(forward=len(clip))
+        else:
+            slopes, passes = _slopes(model, logits, indices, names, tapped, of), Passes(len(clip), len(clip))
+        maps = {name: _weighted(a, slope, weights) for name, a, slope in zip(names, activations, slopes, strict=True)}
+    for values in maps.values():
+        require_finite(values, "heat maps")
+    return HeatMaps(logits.detach(), indices, maps, passes)
+
+
+def resolve_layers(model: VideoModel, layers: Sequence[str]) -> list[str]:
+    """Return full module names, each once, in the order asked for.
+
+    Args:
+        model: any video model.
+        layers: dotted module names; names of stages, which stand for one module a pathway; ``default`` for the model's own choice, and
+            ``all`` for every stage.
+    """
+    stages = getattr(model, "stages", {})
+    short = {**stages, "default": model.default_layers, "all": tuple(name for names in stages.values() for name in names)}
+    return list(dict.fromkeys(name for layer in layers for name in short.get(layer, (layer,))))
 
 
 def scale(maps: Tensor) -> Tensor:
@@ -124,54 +147,33 @@ def scale(maps: Tensor) -> Tensor:
     return maps / torch.where(top > 0, top, torch.ones_like(top))
 
 
-def _closed_form(model: VideoModel, clip: Tensor, target: int | Tensor | None, weights: WeightRule, of: Target) -> HeatMaps | None:
-    """Grad-CAM without a backward pass; None when the model's head is not linear, before any pass is spent.
+def _known_slopes(logits: Tensor, indices: Tensor, heads: list[tuple[Tensor, Tensor]], of: Target) -> list[Tensor]:
+    """Return the gradient (N, K, T', h or 1, w or 1) by layers that the logits are linear in, without a backward pass.
 
-    With logits ``z_c = sum_k w_ck sum_p share_p A_kp`` the gradient is ``share_p w_ck`` for the logit and
+    With logits ``z_c = sum_k w_ck sum_p share_p A_kp`` (plus what other layers add) the gradient is ``share_p w_ck`` for the logit and
     ``share_p p_c (w_ck - sum_j p_j w_jk)`` for the probability.
     """
-    if model.linear_head(1, 1, 1) is None:
-        return None
-    with torch.no_grad(), capture(model, [model.default_layer]) as taps:
-        logits = model(clip)
-        activations = _channels_first(model, model.default_layer, taps)
-        indices = class_indices(logits, target)
-        require_finite(logits, "scores")
-        head = model.linear_head(*activations.shape[2:])
-        if head is None:
-            raise UnknownLayerError(f"Layer {model.default_layer!r} has no linear head for a map of this size.")
-        matrix, share = (part.detach() for part in head)
+    slopes = []
+    scores = torch.softmax(logits, dim=1)
+    for matrix, share in ((matrix.detach(), share.detach()) for matrix, share in heads):
         slope = matrix[indices]
         if of == "probability":
-            scores = torch.softmax(logits, dim=1)
             slope = scores.gather(1, indices[:, None]) * (slope - scores @ matrix)
-        step = share.mean(dim=(1, 2)) if weights == "per_frame" else share.mean().expand(len(share))
-        maps = torch.relu(torch.einsum("nk,nkthw->nthw", slope, activations) * step[:, None, None])
-    require_finite(maps, "heat maps")
-    return HeatMaps(logits, indices, {model.default_layer: maps}, Passes(forward=len(clip)))
+        slopes.append(slope[:, :, None, None, None] * share)
+    return slopes
 
 
-def _general(model: VideoModel, clip: Tensor, target: int | Tensor | None, names: list[str], rule: tuple[WeightRule, Target]) -> HeatMaps:
-    """Grad-CAM by one backward pass to the earliest tapped layer."""
-    weights, of = rule
-    with capture(model, names, gradients=True) as taps:
-        logits = model(clip)
-        tapped = [taps[name] for name in names]
-    activations = [_channels_first(model, name, taps).detach() for name in names]
-    indices = class_indices(logits.detach(), target)
-    require_finite(logits, "scores")
+def _slopes(model: VideoModel, logits: Tensor, indices: Tensor, names: list[str], tapped: list[Tensor], of: Target) -> list[Tensor]:
+    """Return the gradient by tapped layers, (N, K, T', h, w) each, by one backward pass to the earliest of them."""
     chosen = torch.softmax(logits, dim=1) if of == "probability" else logits
     total = chosen.gather(1, indices[:, None]).sum()  # rows are independent, so one sum gives every clip its own gradient
-    if not total.requires_grad:
-        raise UnknownLayerError(f"The scores do not depend on layer {names[0]!r}.", pointer="/gradcam/layers")
-    slopes = torch.autograd.grad(total, tapped, allow_unused=True)
-    maps: dict[str, Tensor] = {}
-    for name, activation, slope in zip(names, activations, slopes, strict=True):
+    found = torch.autograd.grad(total, tapped, allow_unused=True) if total.requires_grad else [None] * len(names)
+    slopes = []
+    for name, slope in zip(names, found, strict=True):
         if slope is None:
             raise UnknownLayerError(f"The scores do not depend on layer {name!r}.", pointer="/gradcam/layers")
-        maps[name] = _weighted(activation, slope.transpose(1, channel_axis(model, name)), weights)
-        require_finite(maps[name], "heat maps")
-    return HeatMaps(logits.detach(), indices, maps, Passes(forward=len(clip), input_gradient=len(clip)))
+        slopes.append(slope.transpose(1, channel_axis(model, name)))
+    return slopes
 
 
 def _weighted(activation: Tensor, slope: Tensor, weights: WeightRule) -> Tensor:
@@ -187,8 +189,7 @@ def channel_axis(model: VideoModel, layer: str) -> int:
     return 2 if layer in getattr(model, "time_first_layers", ()) else 1
 
 
-def _channels_first(model: VideoModel, layer: str, taps: Taps) -> Tensor:
-    output = taps[layer]
+def _channels_first(model: VideoModel, layer: str, output: Tensor) -> Tensor:
     if output.ndim != 5:
         raise UnknownLayerError(
             f"Layer {layer!r} returns {output.ndim} dimensions; a heat map needs clip, channel, time, row and column.",

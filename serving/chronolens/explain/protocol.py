@@ -14,20 +14,21 @@ from chronolens.errors import NonFiniteResultError, UnknownClassError
 
 
 class VideoModel(Protocol):
-    """A classifier of clips; every ``nn.Module`` with the two members below fits.
+    """A classifier of clips; every ``nn.Module`` with the members below fits.
 
     ``model(clip)`` takes (N, C, T, H, W), prepared by the model's clip spec, and returns logits (N, K). A row must not depend on the
     other rows. A model whose layers return (N, T, C, H, W) names them in an optional attribute ``time_first_layers: frozenset[str]``;
-    all other layers return (N, C, T', H', W'). Axes are never guessed from shapes.
+    all other layers return (N, C, T', H', W'). Axes are never guessed from shapes. A model whose layers have short names lists them in an
+    optional attribute ``stages: Mapping[str, tuple[str, ...]]``, each name standing for one module or, with pathways, for one of each.
     """
 
-    default_layer: str
+    default_layers: tuple[str, ...]
 
     def __call__(self, clip: Tensor) -> Tensor:
         """Return logits (N, K)."""
 
-    def linear_head(self, steps: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
-        """Return weights (K, C) and position shares (T', H', W') when logits are linear in ``default_layer``, else None."""
+    def linear_head(self, layer: str, steps: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
+        """Return weights (K, C) and position shares (T', H', W') when logits are linear in a layer, else None."""
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """As in ``nn.Module``."""

@@ -38,11 +38,11 @@ def segments(
     """Return the masked runs of a clip.
 
     A segment ends when the next sampled frame appears; after the last one when another frame would, judged by the mean spacing, but not
-    after the end of the clip.
+    after the end of the clip. Where a sampling rule begins the clip again (MMAction2 on short clips), a new segment begins too.
 
     Args:
         values: T mask values in [0, 1].
-        indices: T source frame numbers of the sampled frames, non-decreasing.
+        indices: T source frame numbers of the sampled frames.
         timestamps_s: their presentation times.
         threshold: a frame is masked when its value is above.
         until_s: end of the clip on the clock of the timestamps, if known.
@@ -56,7 +56,7 @@ def segments(
     ends = _ends([float(time) for time in timestamps_s], until_s)
     found: list[Segment] = []
     for step, masked in enumerate(on):
-        if masked and step and on[step - 1]:
+        if masked and step and on[step - 1] and indices[step] >= indices[step - 1]:
             found[-1]["last_frame"], found[-1]["end_s"] = int(indices[step]), ends[step]
         elif masked:
             first = int(indices[step])

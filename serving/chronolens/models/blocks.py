@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -51,6 +52,21 @@ class GridWalk:
         """Return where the cells are now."""
         first, jump = self.first, self.jump
         return CellGrid((jump[0], jump[1], jump[2]), (first[0], first[1], first[2]))
+
+
+def even_share(weights: Tensor, shape: Triple) -> Tensor:
+    """Return the share (T', H', W') of each position in a global average, on the device and in the type of ``weights``."""
+    return torch.full(shape, 1.0 / (shape[0] * shape[1] * shape[2]), device=weights.device, dtype=weights.dtype)
+
+
+def sliding_share(weights: Tensor, shape: Triple, window: Triple) -> Tensor:
+    """Return the share (T', H', W') of each position in the average of all windows of an average pooling at stride 1."""
+    ones = torch.ones(1, 1, *shape, device=weights.device, dtype=weights.dtype, requires_grad=True)
+    kernel = [min(side, size) for side, size in zip(window, shape, strict=True)]
+    with torch.enable_grad():
+        pooled = F.avg_pool3d(ones, kernel, stride=1).mean()
+    (share,) = torch.autograd.grad(pooled, ones)
+    return share[0, 0]
 
 
 class ConvUnit(nn.Module):

@@ -151,7 +151,8 @@ class CLSTM(VideoNetwork):
             raise OptionsError(f"{len(config.strides)} cells leave nothing of a {config.height} x {config.width} clip", pointer="/height")
         self.endFC = nn.Linear(config.frames * config.hidden * height * width, config.num_classes)
         self.time_first_layers = frozenset(["clstm", *(f"clstm.cell{level}" for level in range(len(config.strides)))])
-        self.default_layer = f"clstm.cell{len(config.strides) - 1}"
+        self.stages = {f"stage{level + 1}": (f"clstm.cell{level}",) for level in range(len(config.strides))}
+        self.default_layers = (f"clstm.cell{len(config.strides) - 1}",)
 
     def forward(self, x: Tensor) -> Tensor:
         sequence: Tensor = self.clstm(x.transpose(1, 2))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from chronolens.clips import CellGrid
 from chronolens.models.base import VideoNetwork
-from chronolens.models.blocks import ConvUnit, GridWalk, MaxPoolSame
+from chronolens.models.blocks import ConvUnit, GridWalk, MaxPoolSame, even_share, sliding_share
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ _STAGES: dict[str, tuple[int, tuple[int, int, int, int, int, int]]] = {
     "Mixed_5c": (832, (384, 192, 384, 48, 128, 128)),
 }
 FEATURES = 1024
+SLIDING = (2, 7, 7)
+"""Window of the ``sliding`` head."""
 
 
 class I3D(VideoNetwork):
@@ -88,7 +90,7 @@ class I3D(VideoNetwork):
     The default heat map is taken at ``Mixed_5c``: (N, 1024, T', H / 32, W / 32) for the standard strides.
     """
 
-    default_layer = "Mixed_5c"
+    default_layers = ("Mixed_5c",)
     memory_format = torch.channels_last_3d
 
     def __init__(self, config: I3DConfig) -> None:
@@ -110,6 +112,8 @@ class I3D(VideoNetwork):
         self.Mixed_5b, self.Mixed_5c = _stage("Mixed_5b"), _stage("Mixed_5c")
         self.dropout = nn.Dropout(config.dropout)
         self.logits = Logits(FEATURES, config.num_classes)
+        ends = ("Conv3d_1a_7x7", "Conv3d_2c_3x3", "Mixed_3c", "Mixed_4f", "Mixed_5c")
+        self.stages = {f"stage{number}": (name,) for number, name in enumerate(ends, start=1)}
 
     def features(self, x: Tensor) -> Tensor:
         """Return the activations of ``Mixed_5c``, (N, 1024, T', H', W')."""
@@ -124,8 +128,8 @@ class I3D(VideoNetwork):
         if self.config.head == "global":
             pooled = features.mean(dim=(2, 3, 4), keepdim=True)
         else:
-            _, _, steps, height, width = features.shape
-            pooled = F.avg_pool3d(features, (min(2, steps), min(7, height), min(7, width)), stride=1)
+            window = [min(side, size) for side, size in zip(SLIDING, features.shape[2:], strict=True)]
+            pooled = F.avg_pool3d(features, window, stride=1)
         scores: Tensor = self.logits(self.dropout(pooled))
         return scores.mean(dim=(2, 3, 4))
 
@@ -142,15 +146,13 @@ class I3D(VideoNetwork):
                 break
         return walk.grid()
 
-    def linear_head(self, steps: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    def linear_head(self, layer: str, steps: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
+        if layer not in self.default_layers:
+            return None
         weights = self.logits.conv3d.weight.flatten(1)
-        ones = torch.ones(1, 1, steps, height, width, device=weights.device, dtype=weights.dtype, requires_grad=True)
         if self.config.head == "global":
-            return weights, torch.full_like(ones[0, 0], 1.0 / ones.numel())
-        with torch.enable_grad():
-            pooled = F.avg_pool3d(ones, (min(2, steps), min(7, height), min(7, width)), stride=1).mean()
-        (share,) = torch.autograd.grad(pooled, ones)
-        return weights, share[0, 0]
+            return weights, even_share(weights, (steps, height, width))
+        return weights, sliding_share(weights, (steps, height, width), SLIDING)
 
 
 def _stage(name: str) -> Inception:

@@ -32,7 +32,7 @@ class InBfloat16(nn.Module):
 
     def __init__(self, network: VideoNetwork) -> None:
         super().__init__()
-        self.default_layer = network.default_layer
+        self.default_layers = network.default_layers
         self.time_first_layers = network.time_first_layers
         self.memory_format = network.memory_format
         self.reads_in_order = network.reads_in_order
@@ -50,8 +50,32 @@ class InBfloat16(nn.Module):
         """As in :class:`chronolens.models.base.VideoNetwork`."""
         return self.network.logits_of_orders(clip.to(torch.bfloat16), orders).float()
 
-    def linear_head(self, steps: int, height: int, width: int) -> None:
+    def linear_head(self, layer: str, steps: int, height: int, width: int) -> None:
         """Return None: heat maps are made by the float32 network."""
+
+
+def in_bfloat16(network: VideoNetwork, clip: tuple[int, int, int, int]) -> VideoNetwork | InBfloat16:
+    """Return the form of an own network that masks are learned on: in bfloat16, or the network itself when it works in float32 only.
+
+    Costs one pass forward and one backward over noise.
+
+    Args:
+        network: on its device.
+        clip: (C, T, H, W) of a prepared clip.
+    """
+    device = next(network.parameters(), torch.zeros(())).device
+    noise = torch.rand(1, *clip, generator=torch.Generator().manual_seed(0)).to(device).requires_grad_()
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            rough = InBfloat16(network)
+            (slope,) = torch.autograd.grad(rough(noise).sum(), noise)
+        why = "" if bool(torch.isfinite(slope).all()) else "its gradient is not finite"
+    except Exception as error:  # its forward may make float32 tensors, or it refuses to be copied
+        why = f"{type(error).__name__}: {error}"
+    if not why:
+        return rough
+    _log.warning("masks of an own network are learned in float32, because it does not work in bfloat16: %s", why)
+    return network
 
 
 def chosen_precision(device: torch.device) -> Literal["float32", "bfloat16"]:

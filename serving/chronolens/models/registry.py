@@ -9,18 +9,32 @@ from typing import Any
 
 from chronolens.errors import OptionsError, UnknownModelError
 from chronolens.models.base import VideoNetwork
+from chronolens.models.c3d import C3D, C3DConfig
 from chronolens.models.clstm import CLSTM, CLSTMConfig
 from chronolens.models.i3d import I3D, I3DConfig
+from chronolens.models.slowfast import SlowFast, SlowFastConfig
+from chronolens.models.tsm import TSM, TSMConfig
 
 _Builder = tuple[Callable[..., VideoNetwork], type[Any]]
 
-_ARCHITECTURES: dict[str, _Builder] = {"i3d": (I3D, I3DConfig), "clstm": (CLSTM, CLSTMConfig)}
+_ARCHITECTURES: dict[str, _Builder] = {
+    "i3d": (I3D, I3DConfig),
+    "clstm": (CLSTM, CLSTMConfig),
+    "slowfast": (SlowFast, SlowFastConfig),
+    "tsm": (TSM, TSMConfig),
+    "c3d": (C3D, C3DConfig),
+}
 _VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "i3d_kth": ("i3d", {"num_classes": 6, "dropout": 0.7, "last_stride": 1}),
     "clstm_kth": (
         "clstm",
         {"num_classes": 6, "frames": 32, "height": 120, "width": 160, "strides": (2, 2), "dropout": 0.5},
     ),
+    "slowfast_r50": ("slowfast", {}),
+    "slowfast_r50_4x16": ("slowfast", {"alpha": 8, "fusion_kernel": 5}),
+    "slowfast_r18": ("slowfast", {"depth": 18}),
+    "tsm_r50": ("tsm", {}),
+    "tsm_r18": ("tsm", {"depth": 18}),
 }
 
 
@@ -33,7 +47,8 @@ def build_model(name: str, **config: Any) -> VideoNetwork:
     """Return an untrained network.
 
     Args:
-        name: one of :func:`list_models`: ``i3d``, ``clstm``, and the KTH variants (32 frames of 120 x 160, two-layer C-LSTM).
+        name: one of :func:`list_models`: an architecture, or a variant of one such as ``clstm_kth`` (32 frames of 120 x 160, two cells)
+            or ``slowfast_r50_4x16``.
         config: fields of the architecture's config dataclass, such as ``num_classes=174`` or ``temporal_strides=(2, 2, 2)``.
 
     Raises:
