@@ -30,7 +30,7 @@ def with_pytorch_grad_cam(subject: Subject, target: int) -> Callable[[], object]
     package = importlib.import_module("pytorch_grad_cam")
     goal = importlib.import_module("pytorch_grad_cam.utils.model_targets").ClassifierOutputTarget(target)
     network = trainable_copy(subject.network)  # it differentiates through parameters that take gradients, and its hooks stay
-    made = package.GradCAM(model=network, target_layers=[network.get_submodule(subject.network.default_layer)])
+    made = package.GradCAM(model=network, target_layers=[network.get_submodule(subject.network.default_layers[0])])
     return partial(made, input_tensor=subject.clips[0], targets=[goal])
 
 
@@ -78,7 +78,7 @@ def _usable(subject: Subject, target: int) -> tuple[dict[str, Callable[[], objec
 
 
 def _layer(subject: Subject) -> Any:
-    return subject.network.get_submodule(subject.network.default_layer)
+    return subject.network.get_submodule(subject.network.default_layers[0])
 
 
 def _in_words(passes: Passes) -> str:

@@ -16,7 +16,7 @@ FRAMES, SIZE = 16, 64
 class SmallNetwork(VideoNetwork):
     """Four 3-D convolutions, average pool, linear layer: input (N, 3, 16, 64, 64) in [-1, 1], output logits (N, 16)."""
 
-    default_layer = "body"
+    default_layers = ("body",)
     memory_format = torch.channels_last_3d
 
     def __init__(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,18 @@ import numpy.typing as npt
 
 from chronolens.clips import CellGrid, DecodedClip, Frames
 from chronolens.render.film import filmstrip
-from chronolens.render.overlay import apply_matrix, gradcam_frames, heat_shares, lay_on_clip, unit_range
+from chronolens.render.layer_grid import layer_film, layer_grid
+from chronolens.render.overlay import (
+    Heat,
+    Window,
+    apply_matrix,
+    expand_steps,
+    gradcam_frames,
+    heat_shares,
+    lay_on_clip,
+    on_picture,
+    unit_range,
+)
 from chronolens.render.panel import PanelText, panel_frames
 from chronolens.render.strip import masked_frames
 from chronolens.video.encode import write_h264
@@ -32,9 +44,12 @@ class Picture:
         label: of the explained class.
         scores: soft scores of that class by name, None where not computed.
         class_scores: (K,) softmax probabilities of all classes.
-        maps: layer name to its unscaled map (T', H', W'); the first one is drawn.
+        maps: layer name to its unscaled map (T', H', W').
         grids: layer name to where its cells lie.
+        titles: layer name to its stage (or the layer itself) and its pathway, if it has one.
+        drawn: which maps the panel, the strip and the heat-map film show.
         input_size: height and width of the model's input.
+        window: part of the clip's picture that the model saw.
         masks: operator to its (T,) values in [0, 1].
         perturbations: operator to its (T, T) matrix.
     """
@@ -45,22 +60,28 @@ class Picture:
     class_scores: Array
     maps: Mapping[str, Array]
     grids: Mapping[str, CellGrid]
+    titles: Mapping[str, tuple[str, str | None]]
+    drawn: Sequence[str]
     input_size: tuple[int, int]
+    window: Window
     masks: Mapping[str, Array]
     perturbations: Mapping[str, Array]
 
-    @property
-    def heat(self) -> Array | None:
-        """The map to draw, scaled once for the clip to [0, 1], (T', height, width) of the model's input; None without Grad-CAM."""
-        if not self.maps:
-            return None
-        layer, values = next(iter(self.maps.items()))
-        return lay_on_clip(unit_range(values), self.grids[layer], *self.input_size)
+    @cached_property
+    def heats(self) -> list[Heat]:
+        """All maps as they are drawn."""
+        return [self._heat(layer) for layer in self.maps]
 
     @property
-    def heat_shares(self) -> Array | None:
-        """The share (T,) of the drawn map on each frame; None without Grad-CAM."""
-        return heat_shares(next(iter(self.maps.values())), len(self.clip.frames)) if self.maps else None
+    def chosen(self) -> list[Heat]:
+        """The maps of ``drawn``."""
+        return [heat for layer, heat in zip(self.maps, self.heats, strict=True) if layer in self.drawn]
+
+    def _heat(self, layer: str) -> Heat:
+        maps, grid, count = self.maps[layer], self.grids[layer], len(self.clip.frames)
+        laid = on_picture(lay_on_clip(unit_range(maps), grid, *self.input_size), self.window, *self.clip.frames.shape[1:3])
+        seen = np.ones(count, dtype=np.bool_) if grid.frames is None else np.isin(np.arange(count), grid.frames)
+        return Heat(*self.titles[layer], expand_steps(laid, count, grid), heat_shares(expand_steps(maps, count, grid)), seen)
 
     def perturbed(self, operator: str) -> Frames:
         """Return the clip (T, H, W, 3) under the learned mask of one operator."""
@@ -89,18 +110,31 @@ def _panel(path: Path, picture: Picture) -> None:
     shown = {"frozen": "freeze", "frozen frames reversed": "reverse", "reversed (own mask)": "reverse_learned"}
     details = [f"{words}: {scores[name]:.3f}" for words, name in shown.items() if scores.get(name) is not None]
     text = PanelText(
-        headline=f"{picture.label}  {scores['original']:.3f}",
+        headline=_headline(picture),
         details=details,
-        titles=("original", "heat map (Grad-CAM)", f"{names[operator]} where the mask is on" if operator else ""),
+        titles=("original", f"{names[operator]} where the mask is on" if operator else ""),
     )
     perturbed = picture.perturbed(operator) if operator else None
     mask = picture.masks[operator] if operator else None
-    write_h264(path, panel_frames(clip.frames, picture.heat, perturbed, mask, text, clip.timestamps_s), clip.timestamps_s)
+    write_h264(path, panel_frames(clip.frames, picture.chosen, perturbed, mask, text, clip.timestamps_s), clip.timestamps_s)
 
 
 def _gradcam(path: Path, picture: Picture) -> None:
-    if picture.heat is not None:
-        write_h264(path, gradcam_frames(picture.clip.frames, picture.heat), picture.clip.timestamps_s)
+    write_h264(path, gradcam_frames(picture.clip.frames, picture.chosen), picture.clip.timestamps_s)
+
+
+def _layer_film(path: Path, picture: Picture) -> None:
+    film = layer_film(picture.clip.frames, picture.heats, headline=_headline(picture))
+    write_h264(path, film, picture.clip.timestamps_s)
+
+
+def _layer_grid(path: Path, picture: Picture) -> None:
+    clip = picture.clip
+    _write_png(path, layer_grid(clip.frames, picture.heats, clip.indices, clip.timestamps_s, headline=_headline(picture)))
+
+
+def _headline(picture: Picture) -> str:
+    return f"{picture.label}  {picture.scores['original']:.3f}"
 
 
 def _masked(operator: str) -> Callable[[Path, Picture], None]:
@@ -112,9 +146,11 @@ def _masked(operator: str) -> Callable[[Path, Picture], None]:
 
 def _strip(path: Path, picture: Picture) -> None:
     clip = picture.clip
-    headline = f"{picture.label}  {picture.scores['original']:.3f}"
-    rows = (picture.heat, picture.heat_shares, picture.masks)
-    image = filmstrip(clip.frames, *rows, clip.indices, clip.timestamps_s, headline=headline)
+    rows = (picture.chosen, picture.masks)
+    _write_png(path, filmstrip(clip.frames, *rows, clip.indices, clip.timestamps_s, headline=_headline(picture)))
+
+
+def _write_png(path: Path, image: Frames) -> None:
     encoded, body = cv2.imencode(".png", image[:, :, ::-1])
     if not encoded:
         raise RuntimeError("OpenCV could not encode a PNG")
@@ -134,6 +170,8 @@ def _arrays(path: Path, picture: Picture) -> None:
 _WRITERS: dict[str, Callable[[Path, Picture], None]] = {
     "panel.mp4": _panel,
     "gradcam.mp4": _gradcam,
+    "layers.mp4": _layer_film,
+    "layers.png": _layer_grid,
     "freeze.mp4": _masked("freeze"),
     "reverse.mp4": _masked("reverse"),
     "arrays.npz": _arrays,

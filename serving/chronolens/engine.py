@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from chronolens.catalogue import Catalogue
 from chronolens.clips import ClipSpec, Frames
-from chronolens.errors import ChronolensError, ClipError, NonFiniteResultError, WeightsError
+from chronolens.errors import ChronolensError, ClipError, NonFiniteResultError, OptionsError, WeightsError
 from chronolens.explain import grad_cam
 from chronolens.explain.blobs import blob_statistics
-from chronolens.explain.capture import valid_layers
+from chronolens.explain.capture import unknown_layer, valid_layers
 from chronolens.explain.evaluation import score_rows, unknown
 from chronolens.explain.known import Known, Row
 from chronolens.explain.mask_state import MaskState
@@ -31,9 +33,10 @@ from chronolens.explain.trust import better_than_chance, rank_rows
 from chronolens.explain.words import Operator
 from chronolens.mask_slices import LearnRequest, MaskSlice, advance_slices
 from chronolens.models.base import VideoNetwork
-from chronolens.models.precision import InBfloat16, chosen_precision
-from chronolens.models.weights import WeightsRecord, find_record, load_model, read_records
+from chronolens.models.precision import InBfloat16, chosen_precision, in_bfloat16
+from chronolens.models.weights import WeightsRecord
 from chronolens.options import GradCamOptions, MaskOptions, mask_settings
+from chronolens.plugins import OwnModel
 from chronolens.render.overlay import lay_on_clip
 from chronolens.schemas import ClipSpecInfo, ModelInfo
 from chronolens.store import default_store
@@ -54,7 +57,7 @@ class Loaded:
         record: where it comes from.
         network: what scores and maps are computed with.
         learner: its form that masks are learned on.
-        layers: that Grad-CAM accepts.
+        layers: that Grad-CAM accepts; none when it cannot be asked for.
         device: where it computes.
         mask_presets: that it can do.
     """
@@ -65,6 +68,11 @@ class Loaded:
     layers: list[str]
     device: str
     mask_presets: list[str] = dataclasses.field(default_factory=lambda: list(PRESETS))
+
+    @property
+    def methods(self) -> list[str]:
+        """What can be asked of it."""
+        return [method for method in METHODS if self.layers or method != "gradcam"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +97,7 @@ class ScoreRequest:
 
 
 class Engine:
-    """The networks of one model store, as :class:`chronolens.pipeline.Engine`.
+    """The networks of one model store and of plugins, as :class:`chronolens.pipeline.Engine`.
 
     Models are loaded at their first use and kept. Parameters are frozen, batches of one clip a row. What is reported is computed in
     float32; masks are learned in bfloat16 where the processor multiplies it natively, see :mod:`chronolens.models.precision`.
@@ -97,10 +105,12 @@ class Engine:
     Args:
         store: folder with ``weights.toml``; the shipped one when None.
         device: torch device; CUDA when there is one, else the CPU, when None.
+        own: models beside the store; those of all plugins that are named or installed when None, see :mod:`chronolens.plugin_names`.
     """
 
-    def __init__(self, store: Path | None = None, device: str | None = None) -> None:
+    def __init__(self, store: Path | None = None, device: str | None = None, *, own: Sequence[OwnModel] | None = None) -> None:
         self.store = store or default_store()
+        self._own = own
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cuda":  # what is reported as float32 has 23 bits of mantissa, not the 10 that CUDA uses unasked
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
@@ -115,7 +125,7 @@ class Engine:
         """Return every pass since this engine was made: ``model``, ``purpose``, ``direction`` and how many ``passes``.
 
         Purposes: ``load``, ``predict``, ``gradcam``, ``freeze``, ``reverse``, ``scores``, ``chance``. Directions: ``forward``,
-        ``input_gradient``, ``weight_gradient``. A batch of four clips counts four.
+        ``input_gradient``, ``weight_gradient``. A batch of four clips counts four. The checks of an own model are not counted.
         """
         with self._counting:
             counted = sorted(self._passes.items())
@@ -127,7 +137,7 @@ class Engine:
                 self._passes[model, purpose, direction] += count
 
     def models(self) -> list[ModelInfo]:
-        """Return the models of the store, each loaded and therefore proven to fit its record."""
+        """Return all models, each loaded and therefore proven to fit its record."""
         return [self.describe(name) for name in self._names()]
 
     def describe(self, name: str) -> ModelInfo:
@@ -144,11 +154,12 @@ class Engine:
             data_set=record.data_set,
             classes=list(record.classes),
             clip=ClipSpecInfo(**dataclasses.asdict(record.clip)),
-            methods=METHODS,
+            methods=loaded.methods,
             mask_presets=loaded.mask_presets,
             layers=loaded.layers,
-            default_layer=loaded.network.default_layer,
-            pathways=[],
+            default_layers=list(loaded.network.default_layers),
+            stages={name: list(modules) for name, modules in loaded.network.stages.items()},
+            pathways=list(loaded.network.pathways),
             weights=record.sha256,
             licence=record.licence,
             backend="local",
@@ -169,18 +180,22 @@ class Engine:
                 self._count(name, "load", Passes(forward=1))
             return self._loaded[name]
 
+    @cached_property
+    def _catalogue(self) -> Catalogue:
+        return Catalogue(self.store, self._own)
+
     def _names(self) -> list[str]:
         """Return the names of what can be loaded."""
-        return list(read_records(self.store))
+        return self._catalogue.names()
 
     def _open(self, name: str) -> Loaded:
         """Load one model, at the cost of one forward pass."""
-        record = find_record(self.store, name)
-        network = load_model(record, self.store).to(self.device)
-        spec = record.clip
-        layers = valid_layers(network, (3, spec.frames, spec.height, spec.width))
-        layers = layers[: layers.index(network.default_layer) + 1]  # beyond it there are no places any more
-        learner: VideoModel = InBfloat16(network) if self.precision == "bfloat16" else network
+        record, network = self._catalogue.open(name, self.device)
+        shape = (3, record.clip.frames, record.clip.height, record.clip.width)
+        layers = network.mappable(valid_layers(network, shape))
+        learner: VideoModel = network
+        if self.precision == "bfloat16":  # ours are known to work in it
+            learner = InBfloat16(network) if record.file else in_bfloat16(network, shape)
         return Loaded(record, network, learner, layers, str(self.device))
 
     def require_weights(self, name: str, sha256: str) -> None:
@@ -231,6 +246,7 @@ class Engine:
                 "known": original.to_json(),
                 "blobs": blobs,
                 "cells": {layer: dataclasses.asdict(grid) for layer, grid in grids.items()},
+                "pathways": {layer: loaded.network.pathway_of(layer) for layer in maps},
                 "passes": each.to_json(),
                 "seconds": time.perf_counter() - started,
                 "device": loaded.device,
@@ -331,7 +347,13 @@ class Engine:
                 logits = loaded.network(clips)
             require_finite(logits, "scores")
             return logits, {}, Passes(forward=len(clips))
-        found = grad_cam.heat_maps(loaded.network, clips, target, layers=gradcam.layers, weights=gradcam.weights, of=gradcam.of)
+        if not loaded.layers:
+            detail = "the model names no layers that Grad-CAM could map"
+            raise OptionsError(detail, code="method-unavailable", pointer="/methods", allowed=loaded.methods)
+        for layer in grad_cam.resolve_layers(loaded.network, gradcam.names):
+            if layer not in loaded.layers:
+                raise unknown_layer(layer, loaded.layers)
+        found = grad_cam.heat_maps(loaded.network, clips, target, layers=gradcam.names, weights=gradcam.weights, of=gradcam.of)
         return found.logits, {layer: values.float().cpu().numpy() for layer, values in found.maps.items()}, found.passes
 
     def _prepare(self, frames: Frames, spec: ClipSpec) -> Tensor:

@@ -18,7 +18,7 @@ from chronolens.wire import Arrays
 
 SLICE_TIMEOUT_S = 120.0
 """Longest wait for one call: slices of a fraction of a second, or one step, which may queue behind others."""
-_LOOK = frozenset({"target", "known", "blobs", "cells", "passes", "seconds", "device", "dtype"})
+_LOOK = frozenset({"target", "known", "blobs", "cells", "pathways", "passes", "seconds", "device", "dtype"})
 _LEARN = frozenset({"state", "done", "progress", "total", "seconds", "values"})
 _SCORE = frozenset({"done", "waiting", "known", "passes", "seconds"})
 _SCORED = frozenset({"soft", "thresholded", "drop", "chance", "perturbation"})
@@ -111,6 +111,7 @@ class EngineClient:
             maps = {name.removeprefix("map/"): array for name, array in arrays.items() if name.startswith("map/")}
             if (
                 maps.keys() != facts["cells"].keys()
+                or maps.keys() != facts["pathways"].keys()
                 or bool(maps) != (gradcam is not None)
                 or any(array.ndim != 3 for array in maps.values())
             ):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
@@ -17,8 +17,15 @@ from chronolens.explain.words import Operator
 from chronolens.schemas import ModelInfo
 
 Method = Literal["gradcam", "freeze", "reverse"]
-ArtefactName = Literal["panel.mp4", "gradcam.mp4", "freeze.mp4", "reverse.mp4", "arrays.npz", "strip.png"]
-ARTEFACTS: tuple[ArtefactName, ...] = ("panel.mp4", "gradcam.mp4", "freeze.mp4", "reverse.mp4", "arrays.npz", "strip.png")
+ArtefactName = Literal["panel.mp4", "gradcam.mp4", "layers.mp4", "layers.png", "freeze.mp4", "reverse.mp4", "arrays.npz", "strip.png"]
+ARTEFACTS: tuple[ArtefactName, ...] = get_args(ArtefactName)
+_NEEDS: dict[str, Method] = {
+    "gradcam.mp4": "gradcam",
+    "layers.mp4": "gradcam",
+    "layers.png": "gradcam",
+    "freeze.mp4": "freeze",
+    "reverse.mp4": "reverse",
+}
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 ClassName = Annotated[int, Field(ge=0, le=100_000)] | Name
 
@@ -28,11 +35,19 @@ class _Strict(BaseModel):
 
 
 class GradCamOptions(_Strict):
-    """Grad-CAM: which layers, one weight per channel and step or per clip, gradient of the logit or of the probability."""
+    """Grad-CAM: which layers, one weight per channel and step or per clip, gradient of the logit or of the probability.
 
-    layers: Annotated[list[Name], Field(min_length=1, max_length=64)] = ["default"]
+    Layers are module names, names of stages, or ``default``; ``all`` stands for every stage.
+    """
+
+    layers: Annotated[list[Name], Field(min_length=1, max_length=64)] | Literal["all"] = ["default"]
     weights: Literal["per_frame", "per_clip"] = "per_frame"
     of: Literal["logit", "probability"] = "logit"
+
+    @property
+    def names(self) -> list[str]:
+        """The layers as a list."""
+        return ["all"] if self.layers == "all" else list(self.layers)
 
 
 class MaskOptions(_Strict):
@@ -99,17 +114,20 @@ class ExplanationOptions(PredictionOptions):
     @model_validator(mode="after")
     def _artefacts_have_their_method(self) -> Self:
         for name in self.artefacts or []:
-            method = name.split(".")[0]
-            if method in ("gradcam", "freeze", "reverse") and method not in self.methods:
-                raise ValueError(f"artefact {name} needs the method {method}")
+            if name in _NEEDS and _NEEDS[name] not in self.methods:
+                raise ValueError(f"artefact {name} needs the method {_NEEDS[name]}")
         return self
 
-    def wanted_artefacts(self) -> list[ArtefactName]:
-        """Return the artefacts to make: those named, else everything that the methods allow."""
+    def wanted_artefacts(self, maps: int) -> list[ArtefactName]:
+        """Return the artefacts to make: those named, else everything that the methods allow.
+
+        Args:
+            maps: how many heat maps there are; the grid of layers is made unasked when there are several.
+        """
         if self.artefacts is not None:
             return list(self.artefacts)
-        others = {"gradcam", "freeze", "reverse"} - set(self.methods)
-        return [name for name in ARTEFACTS if name.split(".")[0] not in others]
+        able = [name for name in ARTEFACTS if name not in _NEEDS or _NEEDS[name] in self.methods]
+        return [name for name in able if maps > 1 or not name.startswith("layers.")]
 
 
 def mask_settings(options: MaskOptions, operator: Operator) -> MaskSettings:
@@ -150,10 +168,12 @@ def check_against(options: ExplanationOptions, model: ModelInfo) -> None:
     """
     class_index(model.classes, options.target, "/target")
     class_index(model.classes, options.true_class, "/true_class")
-    for position, layer in enumerate(options.gradcam.layers):
-        if layer not in ("default", *model.layers):
-            near = difflib.get_close_matches(layer, model.layers, n=20, cutoff=0.3) or model.layers
-            raise UnknownLayerError("the model has no such layer", pointer=f"/gradcam/layers/{position}", allowed=near)
+    known = ["default", "all", *model.stages, *model.layers]
+    for position, layer in enumerate(options.gradcam.names):
+        if layer not in known:
+            near = difflib.get_close_matches(layer, known, n=20, cutoff=0.3)
+            hint = f"; nearest: {', '.join(near[:3])}" if near else ""
+            raise UnknownLayerError(f"the model has no such layer{hint}", pointer=f"/gradcam/layers/{position}", allowed=near or known)
     for position, method in enumerate(options.methods):
         if method not in model.methods:
             raise OptionsError("the model cannot do this", code="method-unavailable", pointer=f"/methods/{position}", allowed=model.methods)

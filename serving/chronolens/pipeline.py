@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,13 +16,13 @@ import numpy as np
 
 from chronolens import __version__
 from chronolens.artefacts import Picture, write_artefacts
-from chronolens.clips import CellGrid, DecodedClip, Frames
+from chronolens.clips import CellGrid, ClipSpec, DecodedClip, Frames
 from chronolens.errors import NonFiniteResultError
 from chronolens.explain.words import OPERATORS, Operator
 from chronolens.options import ExplanationOptions, GradCamOptions, MaskOptions, PredictionOptions, class_index
 from chronolens.report import build_result, heat_map_report, prediction_fields
 from chronolens.schemas import ExplanationResult, ModelInfo, PredictionResult, Progress
-from chronolens.video.prepare import resize_frames
+from chronolens.video.prepare import crop_window, fit_frames
 from chronolens.wire import Arrays, pack, unpack
 
 Facts = dict[str, Any]
@@ -44,7 +44,8 @@ class Engine(Protocol):
 
         Returns:
             Arrays ``scores`` (K,) and ``map/LAYER`` (T', H', W') unscaled; facts ``target``, ``known`` (the target's score, for
-            ``learn`` and ``score``), ``passes``, ``seconds``, ``device``, ``dtype`` and, for each layer mapped, ``blobs`` and ``cells``.
+            ``learn`` and ``score``), ``passes``, ``seconds``, ``device``, ``dtype`` and, for each layer mapped, ``blobs``, ``cells`` and
+            ``pathways``.
         """
 
     def learn(
@@ -111,7 +112,7 @@ def predict(
     Raises:
         NonFiniteResultError: the network returned NaN or infinity.
     """
-    frames = resize_frames(clip.frames, info.clip.height, info.clip.width)
+    frames = fit_frames(clip.frames, ClipSpec(**info.clip.model_dump()))
     started = time.perf_counter()
     arrays, _ = engine.look(info.name, frames, target=None, gradcam=None)
     spent = {"decode": 0.0, "queue": 0.0, **(timing or {}), "inference": time.perf_counter() - started}
@@ -143,7 +144,7 @@ def explain(
     Raises:
         ChronolensError: whatever the engine raised; NonFiniteResultError when the prediction is not finite.
     """
-    frames = resize_frames(clip.frames, info.clip.height, info.clip.width)
+    frames = fit_frames(clip.frames, ClipSpec(**info.clip.model_dump()))
     report(Progress(phase="predict", done=0, total=1))
     look = step("look", lambda: _look(engine, clip, frames, options, info, folder))
     report(Progress(phase="gradcam" if "gradcam" in options.methods else "predict", done=1, total=1))
@@ -169,7 +170,8 @@ def _look(engine: Engine, clip: DecodedClip, frames: Frames, options: Explanatio
     for array in maps.values():
         _finite(array)
     (folder / HEAT_MAPS).write_bytes(pack(maps, {}))
-    reports = [heat_map_report(name.removeprefix("map/"), array, facts, options.gradcam, clip).model_dump() for name, array in maps.items()]
+    layers = {name.removeprefix("map/"): array for name, array in maps.items()}
+    reports = [heat_map_report(layer, array, facts, options.gradcam, info, clip).model_dump() for layer, array in layers.items()]
     return {**facts, "scores": scores.tolist(), "gradcam": reports}
 
 
@@ -255,6 +257,7 @@ def _render(
 ) -> Facts:
     started = time.perf_counter()
     maps, _ = unpack((folder / HEAT_MAPS).read_bytes())
+    titles = {entry["layer"]: (entry.get("stage") or entry["layer"], entry["pathway"]) for entry in look["gradcam"]}
     picture = Picture(
         clip,
         label=info.classes[look["target"]],
@@ -262,12 +265,21 @@ def _render(
         class_scores=np.asarray(look["scores"]),
         maps={entry["layer"]: maps[f"map/{entry['layer']}"] for entry in look["gradcam"]},
         grids={entry["layer"]: CellGrid(**entry["cells"]) for entry in look["gradcam"]},
+        titles=titles,
+        drawn=_drawn(titles, info.default_layers),
         input_size=(info.clip.height, info.clip.width),
+        window=crop_window(clip.frames.shape[1], clip.frames.shape[2], ClipSpec(**info.clip.model_dump())),
         masks={operator: np.asarray(facts["values"]) for operator, facts in learned.items()},
         perturbations={operator: np.asarray(matrix) for operator, matrix in scored["perturbation"].items()},
     )
-    files = write_artefacts(folder, options.wanted_artefacts(), picture)
+    files = write_artefacts(folder, options.wanted_artefacts(len(picture.maps)), picture)
     return {"artefacts": files, "seconds": time.perf_counter() - started}
+
+
+def _drawn(titles: Mapping[str, tuple[str, str | None]], default: Sequence[str]) -> list[str]:
+    """Return the layers to draw where there is room for one stage: the default ones if they were mapped, else those of the first stage."""
+    first = next(iter(titles.values()), ("", None))[0]
+    return [layer for layer in titles if layer in default] or [layer for layer, (stage, _) in titles.items() if stage == first]
 
 
 def _finite(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from chronolens.clips import DecodedClip
 from chronolens.explain.segments import active, length, segments
 from chronolens.options import ExplanationOptions, GradCamOptions
-from chronolens.render.overlay import heat_shares
+from chronolens.render.overlay import expand_steps, heat_shares
 from chronolens.schemas import (
     Artefact,
     Blobs,
@@ -74,24 +74,31 @@ def prediction_fields(
     }
 
 
-def heat_map_report(layer: str, maps: npt.NDArray[Any], facts: Facts, options: GradCamOptions, clip: DecodedClip) -> HeatMap:
+def heat_map_report(
+    layer: str, maps: npt.NDArray[Any], facts: Facts, options: GradCamOptions, info: ModelInfo, clip: DecodedClip
+) -> HeatMap:
     """Return one heat map as the answer shows it; ``maps`` is unscaled, (T', H', W')."""
     return HeatMap(
         layer=layer,
-        pathway=None,
+        stage=next((name for name, modules in info.stages.items() if layer in modules), None),
+        pathway=facts["pathways"][layer],
         weights=options.weights,
         of=options.of,
         shape=list(maps.shape),
         cells=Cells(**facts["cells"][layer]),
         blobs=Blobs(**facts["blobs"][layer]),
-        frames=heat_masses(maps, clip),
+        frames=heat_masses(maps, facts["cells"][layer].get("frames"), clip),
     )
 
 
-def heat_masses(maps: npt.NDArray[Any], clip: DecodedClip) -> list[FrameMass]:
-    """Return the share of the heat on each sampled frame; maps (T', H', W') of fewer steps are expanded by repetition."""
-    shares = heat_shares(maps, len(clip.indices))
-    return [FrameMass(frame=int(index), mass=float(share)) for index, share in zip(clip.indices, shares, strict=True)]
+def heat_masses(maps: npt.NDArray[Any], picked: Sequence[int] | None, clip: DecodedClip) -> list[FrameMass]:
+    """Return the share of the heat on each sampled frame, or on each frame ``picked`` by the map's pathway.
+
+    Maps (T', H', W') of fewer steps are expanded by repetition where nothing was picked.
+    """
+    indices = clip.indices if picked is None else clip.indices[list(picked)]
+    shares = heat_shares(expand_steps(maps, len(indices)))
+    return [FrameMass(frame=int(index), mass=float(share)) for index, share in zip(indices, shares, strict=True)]
 
 
 def mask_report(learned: Facts, chance: Facts, clip: DecodedClip, end_s: float | None = None) -> Mask:

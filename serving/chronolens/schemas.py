@@ -18,7 +18,7 @@ class _Answer(BaseModel):
 
 
 class ClipSpecInfo(_Answer):
-    """The input that a model takes, see :class:`chronolens.clips.ClipSpec`."""
+    """The input that a model takes, see :class:`chronolens.clips.ClipSpec`; the later fields have the values of before they existed."""
 
     frames: int
     height: int
@@ -27,10 +27,19 @@ class ClipSpecInfo(_Answer):
     scale: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interval: int = 1
+    resize: str = "stretch"
+    short_side: int = 0
+    interpolation: str = "area"
+    channels: str = "rgb"
 
 
 class ModelInfo(_Answer):
-    """One served model. ``weights`` is the SHA-256 of its weights file; ``layers`` are the names Grad-CAM accepts."""
+    """One served model. ``weights`` is the SHA-256 of its weights file.
+
+    ``layers`` are the modules that Grad-CAM accepts, in the order in which they run; ``stages`` are short names for some of them, each for
+    one module a pathway; ``default_layers`` what ``default`` stands for.
+    """
 
     name: str
     architecture: str
@@ -40,7 +49,8 @@ class ModelInfo(_Answer):
     methods: list[str]
     mask_presets: list[str] = Field(default_factory=lambda: ["default", "paper", "authors", "exhaustive"])
     layers: list[str]
-    default_layer: str
+    default_layers: list[str]
+    stages: dict[str, list[str]] = Field(default_factory=dict)
     pathways: list[str]
     weights: str
     licence: str
@@ -107,23 +117,31 @@ class Blobs(_Answer):
 
 
 class Cells(_Answer):
-    """Where the cells of a map lie, (T, H, W): cell ``i`` sees around ``first + i * stride``, in frames and pixels of the model's input."""
+    """Where the cells of a map lie, (T, H, W): cell ``i`` sees around ``first + i * stride``, in frames and pixels of the model's input.
+
+    ``frames`` tells which of the T frames each step of the map looks at, where a pathway has picked its own.
+    """
 
     stride: tuple[float, float, float]
     first: tuple[float, float, float]
+    frames: list[int] | None = None
 
 
 class FrameMass(_Answer):
-    """Share of the whole heat map that lies on one sampled frame; the shares of a clip sum to 1 (or all are 0)."""
+    """Share of the whole heat map that lies on one frame; the shares of a map sum to 1 (or all are 0)."""
 
     frame: int
     mass: float
 
 
 class HeatMap(_Answer):
-    """One Grad-CAM result. ``shape`` is (T', H', W') of the unscaled map."""
+    """One Grad-CAM result. ``shape`` is (T', H', W') of the unscaled map, ``stage`` the short name of the layer where it has one.
+
+    ``frames`` are the sampled frames, or those of them that the pathway has picked for itself.
+    """
 
     layer: str
+    stage: str | None = None
     pathway: str | None
     weights: str
     of: str

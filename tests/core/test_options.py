@@ -21,17 +21,18 @@ CONTRACT = {
 def test_the_example_of_the_contract_is_accepted():
     options = ExplanationOptions.model_validate_json(json.dumps(CONTRACT))
     assert options.mask.beta == 3.0
-    assert options.wanted_artefacts() == list(ARTEFACTS)
+    assert options.wanted_artefacts(2) == CONTRACT["artefacts"]
 
 
 def test_the_smallest_request_asks_for_everything():
     options = ExplanationOptions(model="m")
     assert options.methods == ["gradcam", "freeze", "reverse"]
-    assert options.wanted_artefacts() == list(ARTEFACTS)
+    assert options.wanted_artefacts(2) == list(ARTEFACTS)
+    assert options.wanted_artefacts(1) == [name for name in ARTEFACTS if not name.startswith("layers.")]
 
 
 def test_artefacts_follow_the_methods():
-    assert ExplanationOptions(model="m", methods=["freeze"]).wanted_artefacts() == ["panel.mp4", "freeze.mp4", "arrays.npz", "strip.png"]
+    assert ExplanationOptions(model="m", methods=["freeze"]).wanted_artefacts(0) == ["panel.mp4", "freeze.mp4", "arrays.npz", "strip.png"]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from chronolens.options import ExplanationOptions, GradCamOptions, MaskOptions, 
 from chronolens.render.overlay import lay_on_clip
 from chronolens.report import heat_masses, mask_report
 from chronolens.summary import explanation_lines
-from chronolens.video.prepare import prepare, resize_frames
+from chronolens.video.prepare import fit_frames, prepare
 
 MASK = {"preset": "default", "steps": 6}
 
@@ -50,7 +50,7 @@ def test_prediction_is_the_softmax_of_the_network(engine, clip, model):
     result = pipeline.predict(engine, clip, PredictionOptions(model=model, top_k=2), info)
     spec = engine.load(model).record.clip
     with torch.no_grad():
-        expected = engine.load(model).network(torch.from_numpy(prepare(clip.frames, spec))).softmax(1)[0]
+        expected = engine.load(model).network(torch.from_numpy(prepare(fit_frames(clip.frames, spec), spec))).softmax(1)[0]
     best = expected.argsort(descending=True)[:2]
     assert [entry.class_index for entry in result.predictions] == best.tolist()
     assert [entry.score for entry in result.predictions] == pytest.approx(expected[best].tolist(), abs=1e-5)
@@ -61,7 +61,7 @@ def test_prediction_is_the_softmax_of_the_network(engine, clip, model):
 def test_objective_scores_and_matrices_belong_to_the_masks_that_are_returned(engine, clip, tmp_path, preset):
     result = explained(engine, clip, tmp_path, mask={"preset": preset, "steps": 25, "l1": 0.03}, artefacts=["arrays.npz"])
     loaded = engine.load("tiny-clstm")
-    prepared = torch.from_numpy(prepare(clip.frames, loaded.record.clip))
+    prepared = torch.from_numpy(prepare(fit_frames(clip.frames, loaded.record.clip), loaded.record.clip))
     rule = mask_settings(MaskOptions(preset=preset), "reverse")
     target = result.target.class_index
 
@@ -93,10 +93,10 @@ def test_objective_scores_and_matrices_belong_to_the_masks_that_are_returned(eng
 
 
 def test_pair_rule_and_threshold_of_the_request_reach_scores_and_chance(engine, clip):
-    frames = resize_frames(clip.frames, 32, 32)
+    frames = fit_frames(clip.frames, engine.load("tiny-clstm").record.clip)
     mask = [0.0, 0.05, 0.6, 0.95, 0.7, 0.3, 0.0, 0.0]
     loaded = engine.load("tiny-clstm")
-    prepared = torch.from_numpy(prepare(clip.frames, loaded.record.clip))
+    prepared = torch.from_numpy(prepare(fit_frames(clip.frames, loaded.record.clip), loaded.record.clip))
     found = {}
     for pair, threshold in (("earlier", 0.02), ("mean", 0.4)):
         options = MaskOptions(pair=pair, threshold=threshold, init="central")
@@ -158,7 +158,7 @@ def test_every_pass_is_counted_once_and_no_weight_gradient_is_taken(engine, clip
 class Step(VideoNetwork):
     """Class 1 is a rise of the mean brightness from frame 7 to frame 8."""
 
-    default_layer = "none"
+    default_layers = ("none",)
 
     def forward(self, x):
         brightness = x.mean(dim=(1, 3, 4))
@@ -287,10 +287,10 @@ def test_segments_use_source_frames_and_end_with_the_clip(clip):
 
 def test_masses_use_source_frames(clip):
     maps = np.array([[[1.0]], [[0.0]], [[2.0]], [[1.0]]])  # 4 steps for 8 frames: each stands for two
-    masses = heat_masses(maps, clip)
+    masses = heat_masses(maps, None, clip)
     assert [entry.frame for entry in masses] == [1, 3, 5, 7, 9, 11, 13, 15]
     assert [entry.mass for entry in masses] == [0.125, 0.125, 0, 0, 0.25, 0.25, 0.125, 0.125]
-    assert all(entry.mass == 0 for entry in heat_masses(np.zeros((4, 2, 2)), clip))
+    assert all(entry.mass == 0 for entry in heat_masses(np.zeros((4, 2, 2)), None, clip))
 
 
 def test_artefacts_are_what_was_asked_for_and_reproducible(engine, clip, tmp_path):
@@ -317,7 +317,7 @@ def test_wrong_shapes_names_and_broken_networks_are_clear_errors(engine, clip, t
     network = engine.load("tiny-clstm").network
     with torch.no_grad():
         network.endFC.bias.fill_(float("nan"))
-    frames = resize_frames(clip.frames, 32, 32)
+    frames = fit_frames(clip.frames, engine.load("tiny-clstm").record.clip)
     with pytest.raises(NonFiniteResultError):
         engine.look("tiny-clstm", frames, target=None, gradcam=GradCamOptions())
     with pytest.raises(NonFiniteResultError):

@@ -8,6 +8,7 @@ import pytest
 from chronolens.clips import CellGrid
 from chronolens.render.overlay import (
     STRONGEST,
+    Heat,
     apply_matrix,
     colour_bar,
     expand_steps,
@@ -72,8 +73,8 @@ def test_centred_cells_are_drawn_as_tiles() -> None:
 
 def test_shares_by_hand() -> None:
     maps = np.array([[[1.0]], [[3.0]]])
-    assert heat_shares(maps, 4).tolist() == [0.125, 0.125, 0.375, 0.375]
-    assert heat_shares(np.zeros((2, 1, 1)), 2).tolist() == [0, 0]
+    assert heat_shares(expand_steps(maps, 4)).tolist() == [0.125, 0.125, 0.375, 0.375]
+    assert heat_shares(np.zeros((2, 1, 1))).tolist() == [0, 0]
 
 
 def test_flat_maps_stay_flat() -> None:
@@ -97,7 +98,7 @@ def test_gradcam_frames_have_the_size_of_the_clip() -> None:
     frames = np.zeros((8, 1000, 500, 3), dtype=np.uint8)
     maps = np.zeros((2, 4, 4))
     maps[1] = 1
-    shown = list(gradcam_frames(frames, maps))
+    shown = list(gradcam_frames(frames, [Heat("stage5", None, expand_steps(maps, 8), np.zeros(8), np.ones(8, bool))]))
     assert {frame.shape for frame in shown} == {(720, 360, 3)}
     assert [bool(frame.any()) for frame in shown] == [False] * 4 + [True] * 4
 

@@ -11,9 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from chronolens.cli import app
+from chronolens.clips import ClipSpec, DecodedClip
 from chronolens.engine import Engine
 from chronolens.errors import OptionsError
-from chronolens.studies.annotated import pointing_rows, read_boxes
+from chronolens.studies.annotated import _placed, pointing_rows, read_boxes
 from chronolens.studies.dataset import data_set_figures, explain_split, markdown
 from chronolens.studies.published import compare, read_reference, runs
 from chronolens.video.encode import write_h264
@@ -121,6 +122,15 @@ def test_boxes_that_people_drew_are_placed_on_the_sampled_frames(engine: Engine,
     assert row["any"]["area"] == pytest.approx(1.0)
     with pytest.raises(OptionsError, match="no clip of the folder"):
         pointing_rows(engine, MODEL, tmp_path / "..", tmp_path / "boxes.json")
+
+
+def test_boxes_are_placed_on_the_part_that_the_model_sees(clip: DecodedClip) -> None:
+    spec = ClipSpec(8, 36, 36, resize="crop", short_side=48)  # of 64 x 48 pixels the columns 14 to 50 and the rows 6 to 42
+    frames = {1: [("hand", np.array([14.0, 6.0, 32.0, 42.0]))], 3: [("hand", np.array([0.0, 0.0, 64.0, 48.0]))]}
+    placed = _placed(clip, spec, frames, "hand")
+    assert placed[0].tolist() == [[0.0, 0.0, 0.5, 1.0]]
+    np.testing.assert_allclose(placed[1], [[-14 / 36, -6 / 36, 50 / 36, 42 / 36]])
+    assert [len(boxes) for boxes in placed[2:]] == [0] * 6
 
 
 def test_boxes_of_another_layout_are_refused(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from math import comb
 import numpy as np
 import pytest
 
-from chronolens.clips import sample_indices
 from chronolens.data.motion_truth import inside_boxes, motion_truth, moving_steps
 from chronolens.data.synthetic import LABELS, make_clip
 from chronolens.data.synthetic_scene import HOLD
+from chronolens.sampling import sample_indices
 from chronolens.studies.temporal import overlap, scattered_overlaps, window_overlaps
 
 SECONDS = [0.0, 1.0, 2.0, 3.0, 4.0]

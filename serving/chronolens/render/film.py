@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chronolens.clips import Frames
-from chronolens.render.overlay import expand_steps, overlay
+from chronolens.render.overlay import Heat, overlay
 from chronolens.render.strip import mask_strip
 from chronolens.render.text import BACKGROUND, GREY, WHITE, text_width, write
 
@@ -24,8 +24,7 @@ _HEAT = (240, 170, 40)
 
 def filmstrip(
     frames: Frames,
-    heat: npt.NDArray[Any] | None,
-    shares: npt.NDArray[np.float64] | None,
+    heats: Sequence[Heat],
     masks: Mapping[str, npt.NDArray[Any]],
     indices: Sequence[int] | npt.NDArray[np.int64],
     timestamps_s: Sequence[float] | npt.NDArray[np.float64],
@@ -36,28 +35,19 @@ def filmstrip(
 
     Args:
         frames: (T, H, W, 3) uint8 RGB.
-        heat: (T', h, w), not negative, scaled once for the clip to [0, 1]; None leaves heat maps out.
-        shares: (T,) share of all heat on each frame; None leaves the bars out.
+        heats: a row of pictures and a row of bars each.
         masks: name of the method, such as ``freeze``, to its (T,) values in [0, 1]; a row of cells each.
         indices: (T,) frame numbers in the source.
         timestamps_s: (T,) seconds.
         headline: class and score.
 
     Returns:
-        (H', W', 3) uint8 RGB: for each frame, from top to bottom, the frame, the heat on it, its share of all heat, its mask cells,
-        its number and its time.
+        (H', W', 3) uint8 RGB: for each frame, from top to bottom, the frame, each heat map on it with its share of all heat, its
+        mask cells, its number and its time.
     """
     count = len(frames)
-    maps = None if heat is None else expand_steps(heat, count)
     tile = max(16, round(_TILE * frames.shape[1] / frames.shape[2]))
-    block = (
-        tile
-        + (tile + _GAP if maps is not None else 0)
-        + (_BAR + _GAP if shares is not None else 0)
-        + len(masks) * (_CELL + _GAP)
-        + _LABEL
-        + _GAP
-    )
+    block = tile + len(heats) * (tile + _BAR + 2 * _GAP) + len(masks) * (_CELL + _GAP) + _LABEL + _GAP
     columns = min(count, PER_ROW)
     rows = -(-count // PER_ROW)
     image = np.full((_HEAD + rows * (block + 8), _MARGIN + columns * (_TILE + _GAP) + _GAP, 3), BACKGROUND, dtype=np.uint8)
@@ -65,9 +55,10 @@ def filmstrip(
     for row in range(rows):
         span = range(row * PER_ROW, min(count, (row + 1) * PER_ROW))
         top = _HEAD + row * (block + 8)
-        top = _pictures(image, frames, maps, span, top, tile)
-        if shares is not None:
-            top = _bars(image, shares, span, top)
+        top = _pictures(image, frames, None, "frames", span, top, tile)
+        for heat in heats:
+            top = _pictures(image, frames, heat, heat.pathway or "heat map", span, top, tile)
+            top = _bars(image, heat.shares, span, top)
         top = _cells(image, masks, span, top)
         _numbers(image, indices, timestamps_s, span, top)
     return image
@@ -77,19 +68,14 @@ def _column(number: int) -> int:
     return _MARGIN + (number % PER_ROW) * (_TILE + _GAP)
 
 
-def _pictures(image: Frames, frames: Frames, maps: npt.NDArray[Any] | None, span: range, top: int, tile: int) -> int:
-    """Frames, and under them the frames with heat; the row below."""
+def _pictures(image: Frames, frames: Frames, heat: Heat | None, title: str, span: range, top: int, tile: int) -> int:
+    """A row of frames, with heat on them where there is any; return where the next row begins."""
     for number in span:
         left = _column(number)
         small = cv2.resize(frames[number], (_TILE, tile), interpolation=cv2.INTER_AREA).astype(np.uint8)
-        image[top : top + tile, left : left + _TILE] = small
-        if maps is not None:
-            image[top + tile + _GAP : top + 2 * tile + _GAP, left : left + _TILE] = overlay(small, maps[number])
-    write(image[:, :_MARGIN], "frames", 10, top + tile // 2 + 5, 13, colour=GREY)
-    if maps is None:
-        return top + tile + _GAP
-    write(image[:, :_MARGIN], "heat map", 10, top + tile + _GAP + tile // 2 + 5, 13, colour=GREY)
-    return top + 2 * (tile + _GAP)
+        image[top : top + tile, left : left + _TILE] = small if heat is None else overlay(small, heat.values[number])
+    write(image[:, :_MARGIN], title, 10, top + tile // 2 + 5, 13, colour=GREY)
+    return top + tile + _GAP
 
 
 def _bars(image: Frames, mass: npt.NDArray[np.float64], span: range, top: int) -> int:

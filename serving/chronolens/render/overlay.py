@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -12,38 +13,60 @@ import numpy.typing as npt
 from chronolens.clips import CellGrid, Frames
 
 Array = npt.NDArray[Any]
+Window = tuple[float, float, float, float]
+"""Part of a picture: top, left, rows, columns."""
 MAX_ROWS = 720
+EVEN = CellGrid((1, 1, 1), (0.5, 0.5, 0.5))
+"""Any grid whose steps divide the clip evenly."""
 STRONGEST = 0.72
 """Share of the colour where the heat is 1; the picture stays visible beneath it."""
 
 
-def expand_steps(maps: Array, frames: int) -> Array:
+@dataclass(frozen=True)
+class Heat:
+    """A heat map ready to be drawn.
+
+    Args:
+        stage: name of the stage, or of the layer.
+        pathway: of a network that has several, else None.
+        values: (T, h, w) in [0, 1], scaled once for the clip, reaching over the whole picture.
+        shares: (T,) share of all heat on each frame, see :func:`heat_shares`.
+        seen: (T,) whether the map's pathway saw the frame; other frames show the map of the nearest that it saw.
+    """
+
+    stage: str
+    pathway: str | None
+    values: Array
+    shares: npt.NDArray[np.float64]
+    seen: npt.NDArray[np.bool_]
+
+    @property
+    def name(self) -> str:
+        """Stage and pathway."""
+        return f"{self.stage} {self.pathway}" if self.pathway else self.stage
+
+
+def expand_steps(maps: Array, frames: int, grid: CellGrid = EVEN) -> Array:
     """Return one map for each frame, by repetition.
 
     Args:
         maps: (T', h, w) with T' at least 1.
         frames: number of frames T.
+        grid: where the steps lie, see :meth:`chronolens.clips.CellGrid.steps_shown`.
 
     Returns:
-        (T, h, w); frame t gets step ``t * T' // T``.
+        (T, h, w); frame t gets step ``t * T' // T`` where steps divide the clip evenly.
 
     Raises:
         ValueError: no steps or no frames.
     """
-    if maps.ndim != 3 or maps.shape[0] < 1 or frames < 1:
-        raise ValueError(f"cannot expand maps of shape {maps.shape} to {frames} frames")
-    expanded: Array = maps[np.arange(frames) * maps.shape[0] // frames]
+    expanded: Array = maps[grid.steps_shown(len(maps), frames)]
     return expanded
 
 
-def heat_shares(maps: Array, frames: int) -> npt.NDArray[np.float64]:
-    """Return the share (T,) of all heat that lies on each frame; all zero without heat.
-
-    Args:
-        maps: (T', h, w), not negative.
-        frames: number of frames T.
-    """
-    mass = expand_steps(maps, frames).sum(axis=(1, 2), dtype=np.float64)
+def heat_shares(maps: Array) -> npt.NDArray[np.float64]:
+    """Return the share (T,) of all heat that lies on each frame of maps (T, h, w), not negative; all zero without heat."""
+    mass = maps.sum(axis=(1, 2), dtype=np.float64)
     total = float(mass.sum())
     return mass / total if total > 0 else np.zeros_like(mass)
 
@@ -127,15 +150,38 @@ def overlay(frame: Frames, heat: Array) -> Frames:
     return mixed
 
 
-def gradcam_frames(frames: Frames, heat: Array) -> Iterator[Frames]:
-    """Yield every frame with its map, at most 720 px high.
+def gradcam_frames(frames: Frames, heats: Sequence[Heat]) -> Iterator[Frames]:
+    """Yield every frame with its map, at most 720 px high; several maps side by side.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB.
-        heat: (T', h, w) in [0, 1], scaled once for the clip.
+        heats: at least one.
     """
-    for frame, values in zip(frames, expand_steps(heat, len(frames)), strict=True):
-        yield overlay(fit(frame, MAX_ROWS), values)
+    for number, frame in enumerate(frames):
+        fitted = fit(frame, MAX_ROWS // len(heats))
+        yield np.concatenate([overlay(fitted, heat.values[number]) for heat in heats], axis=1)
+
+
+def on_picture(maps: Array, window: Window, height: int, width: int) -> npt.NDArray[np.float32]:
+    """Return maps of the part of a picture that the model saw as maps of the whole picture, zero where it saw nothing.
+
+    Args:
+        maps: (T', h, w) over the window.
+        window: (top, left, rows, columns) in pixels of the picture.
+        height, width: of the picture.
+
+    Returns:
+        (T', h', w') with as many pixels to a pixel of the picture as before; the same array when the window is the whole picture.
+    """
+    top, left, rows, columns = window
+    if (top, left, rows, columns) == (0, 0, height, width):
+        return maps
+    down, across = maps.shape[1] / rows, maps.shape[2] / columns
+    whole = np.zeros((len(maps), max(maps.shape[1], round(height * down)), max(maps.shape[2], round(width * across))), np.float32)
+    first_row = min(round(top * down), whole.shape[1] - maps.shape[1])
+    first_column = min(round(left * across), whole.shape[2] - maps.shape[2])
+    whole[:, first_row : first_row + maps.shape[1], first_column : first_column + maps.shape[2]] = maps
+    return whole
 
 
 def fit(frame: Frames, max_height: int) -> Frames:

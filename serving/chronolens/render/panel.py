@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chronolens.clips import Frames
-from chronolens.render.overlay import colour_bar, expand_steps, opacity, overlay
+from chronolens.render.overlay import Heat, colour_bar, opacity, overlay
 from chronolens.render.strip import OFF, ON, mask_strip
 from chronolens.render.text import BACKGROUND, GREY, WHITE, text_width, write
 
@@ -29,12 +29,12 @@ class PanelText:
     Args:
         headline: class and score, such as ``Moving something up  0.93``; the line above everything.
         details: lines below everything, such as the scores of the masks.
-        titles: what stands over original, heat map and perturbed clip.
+        titles: what stands over the original and over the perturbed clip; each heat map brings its own.
     """
 
     headline: str
     details: Sequence[str] = ()
-    titles: tuple[str, str, str] = ("original", "heat map (Grad-CAM)", "perturbed")
+    titles: tuple[str, str] = ("original", "perturbed")
 
 
 def panel_size(height: int, width: int) -> tuple[int, int]:
@@ -45,7 +45,7 @@ def panel_size(height: int, width: int) -> tuple[int, int]:
 
 def panel_frames(
     frames: Frames,
-    heat: npt.NDArray[Any] | None,
+    heats: Sequence[Heat],
     perturbed: Frames | None,
     mask: npt.NDArray[Any] | None,
     text: PanelText,
@@ -55,20 +55,19 @@ def panel_frames(
 
     Args:
         frames: (T, H, W, 3) uint8 RGB.
-        heat: (T', h, w) in [0, 1], scaled once for the clip; without it there is no second panel.
-        perturbed: (T, H, W, 3) uint8 RGB; without it there is no third panel.
-        mask: (T,) in [0, 1], drawn under the third panel.
+        heats: a panel each.
+        perturbed: (T, H, W, 3) uint8 RGB; without it there is no last panel.
+        mask: (T,) in [0, 1], drawn under the last panel.
         text: words.
         timestamps_s: (T,) seconds, shown under the original.
     """
     size = panel_size(*frames.shape[1:3])
-    maps = None if heat is None else expand_steps(heat, len(frames))
-    base = _background(size, text, heat is not None, perturbed is not None)
+    over = [f"heat map, {heat.pathway} pathway" if heat.pathway else "heat map (Grad-CAM)" for heat in heats]
+    base = _background(size, text, over, perturbed is not None)
     for number, frame in enumerate(frames):
         picture = base.copy()
-        tiles = [_resized(frame, size)]
-        if maps is not None:
-            tiles.append(overlay(tiles[0], maps[number]))
+        original = _resized(frame, size)
+        tiles = [original, *(overlay(original, heat.values[number]) for heat in heats)]
         if perturbed is not None:
             tiles.append(_resized(perturbed[number], size))
         for place, tile in enumerate(tiles):
@@ -91,9 +90,9 @@ def _resized(frame: Frames, size: tuple[int, int]) -> Frames:
     return resized
 
 
-def _background(size: tuple[int, int], text: PanelText, has_heat: bool, has_mask: bool) -> Frames:
+def _background(size: tuple[int, int], text: PanelText, heats: list[str], has_mask: bool) -> Frames:
     """Everything that stays the same from frame to frame."""
-    titles = [text.titles[0]] + [text.titles[1]] * has_heat + [text.titles[2]] * has_mask
+    titles = [text.titles[0], *heats, *[text.titles[1]] * has_mask]
     below = _TOP + size[0] + 6
     legends = _STRIP + _LINE if has_mask else _LINE
     height = (below + legends + 6 + _LINE * len(text.details) + 1) // 2 * 2
@@ -102,7 +101,7 @@ def _background(size: tuple[int, int], text: PanelText, has_heat: bool, has_mask
     for place, title in enumerate(titles):
         left = _left(place, size)
         write(picture[:, : left + size[1]], title, left, _TOP - 7, 14, colour=GREY)
-    if has_heat:
+    if heats:
         _heat_legend(picture[:, : _left(2, size) - _GAP], _left(1, size), below)
     if has_mask:
         _mask_legend(picture, _left(len(titles) - 1, size), below + _STRIP + 16)

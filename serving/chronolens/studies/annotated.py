@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from chronolens.clips import CellGrid, DecodedClip
+from chronolens.clips import CellGrid, ClipSpec, DecodedClip
 from chronolens.engine import Engine
 from chronolens.errors import OptionsError
 from chronolens.options import GradCamOptions
 from chronolens.render.overlay import expand_steps, lay_on_clip
-from chronolens.studies.pointing import point
+from chronolens.studies.pointing import finest_map, point
 from chronolens.studies.statistics import interval_text, mean_interval
 from chronolens.video.decode import decode_clip
-from chronolens.video.prepare import resize_frames
+from chronolens.video.prepare import crop_window, fit_frames
 
 Boxes = npt.NDArray[np.float64]
 Row = dict[str, Any]
@@ -83,22 +83,25 @@ def pointing_rows(engine: Engine, model: str, folder: Path, boxes: Path) -> list
 def _play(engine: Engine, model: str, path: Path, frames: dict[int, list[tuple[str, Boxes]]]) -> Row:
     record = engine.load(model).record
     spec = record.clip
-    clip = decode_clip(path, spec.frames, rule=spec.sampling)
-    arrays, facts = engine.look(model, resize_frames(clip.frames, spec.height, spec.width), target=None, gradcam=GradCamOptions())
-    ((name, maps),) = ((name.removeprefix("map/"), maps) for name, maps in arrays.items() if name.startswith("map/"))
-    laid = expand_steps(lay_on_clip(maps, CellGrid(**facts["cells"][name]), spec.height, spec.width), spec.frames)
+    clip = decode_clip(path, spec.frames, rule=spec.sampling, interval=spec.interval)
+    arrays, facts = engine.look(model, fit_frames(clip.frames, spec), target=None, gradcam=GradCamOptions())
+    name, maps = finest_map(arrays)
+    grid = CellGrid(**facts["cells"][name])
+    laid = expand_steps(lay_on_clip(maps, grid, spec.height, spec.width), spec.frames, grid)
     return {
         "predicted": record.classes[facts["target"]],
         "score": float(arrays["scores"].max()),
-        **{kind: point(laid, _placed(clip, frames, kind)) for kind in KINDS},
+        **{kind: point(laid, _placed(clip, spec, frames, kind)) for kind in KINDS},
     }
 
 
-def _placed(clip: DecodedClip, frames: dict[int, list[tuple[str, Boxes]]], kind: str) -> list[Boxes]:
-    size = np.array([clip.info.width, clip.info.height] * 2, dtype=np.float64)
+def _placed(clip: DecodedClip, spec: ClipSpec, frames: dict[int, list[tuple[str, Boxes]]], kind: str) -> list[Boxes]:
+    """Return the boxes of each sampled frame as fractions of what the model sees of it."""
+    top, left, rows, columns = crop_window(clip.info.height, clip.info.width, spec)
+    corner, size = np.array([left, top] * 2), np.array([columns, rows] * 2)
     placed = []
     for index in clip.indices.tolist():
-        chosen = [corners / size for what, corners in frames.get(index, []) if kind in (what, "any")]
+        chosen = [(corners - corner) / size for what, corners in frames.get(index, []) if kind in (what, "any")]
         placed.append(np.stack(chosen) if chosen else np.zeros((0, 4)))
     return placed
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from chronolens.clips import ClipSpec
 from chronolens.data.clips_folder import ClipFile, open_clips
 from chronolens.engine import Engine
 from chronolens.errors import ClipError
@@ -54,7 +55,7 @@ def explain_split(
     Raises:
         OptionsError: no such data, or rows in ``out`` of another origin.
     """
-    source = open_clips(data, split, frames=1, height=1, width=1, seed=seed, count=limit)
+    source = open_clips(data, split, spec=ClipSpec(1, 1, 1), seed=seed, count=limit)
     (out / "panels").mkdir(parents=True, exist_ok=True)
     found = Rows(out / "rows.jsonl", origin(engine, model), ("file",))
     classes = engine.load(model).record.classes

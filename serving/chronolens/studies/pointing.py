@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -25,6 +25,12 @@ class Pointing(TypedDict):
     centre_hits: int
     energy: float | None
     area: float | None
+
+
+def finest_map(arrays: Mapping[str, Array]) -> tuple[str, Array]:
+    """Return layer and values (T', h, w) of the map with most steps, out of an engine's arrays: of several pathways one is judged."""
+    found = {name.removeprefix("map/"): maps for name, maps in arrays.items() if name.startswith("map/")}
+    return max(found.items(), key=lambda one: len(one[1]))
 
 
 def point(maps: Array, boxes: Sequence[Array] | Array) -> Pointing:

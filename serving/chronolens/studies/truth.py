@@ -23,7 +23,7 @@ from chronolens.explain.words import OPERATORS
 from chronolens.models.weights import WeightsRecord
 from chronolens.options import GradCamOptions, MaskOptions
 from chronolens.render.overlay import expand_steps, lay_on_clip
-from chronolens.studies.pointing import point
+from chronolens.studies.pointing import finest_map, point
 from chronolens.studies.rows import Row, Rows, origin
 from chronolens.studies.temporal import overlap, reversed_steps
 
@@ -127,9 +127,10 @@ def _mask_options(preset: str) -> MaskOptions:
 
 def _heat(engine: Engine, model: str, frames: Frames, target: int, truth: MotionTruth, options: GradCamOptions) -> Row:
     arrays, facts = engine.look(model, frames, target=target, gradcam=options)
-    ((name, maps),) = ((name.removeprefix("map/"), maps) for name, maps in arrays.items() if name.startswith("map/"))
+    name, maps = finest_map(arrays)
     steps, height, width, _ = frames.shape
-    laid = expand_steps(lay_on_clip(maps, CellGrid(**facts["cells"][name]), height, width), steps)
+    grid = CellGrid(**facts["cells"][name])
+    laid = expand_steps(lay_on_clip(maps, grid, height, width), steps, grid)
     mass = laid.sum(axis=(1, 2), dtype=np.float64)
     total = float(mass.sum())
     scores = arrays["scores"]
