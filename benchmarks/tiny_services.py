@@ -30,7 +30,7 @@ from chronolens.onnx_engine import OnnxEngine
 from chronolens.schemas import ModelInfo
 from chronolens.video.decode import decode_clip
 from chronolens.video.encode import write_h264
-from chronolens.video.prepare import resize_frames
+from chronolens.video.prepare import fit_frames
 from chronolens_gateway.backends.base import Backend
 from chronolens_gateway.backends.choose import open_transport
 from chronolens_gateway.servers import torchserve, triton
@@ -141,8 +141,8 @@ def _service(engine: EngineName, folder: Path) -> Iterator[Service]:
         backend = Backend(transport)
         (info,) = backend.models()
         bare = OnnxEngine(settings.exports) if engine == "onnx" else Engine(settings.model_store, "cpu")
-        decoded = decode_clip(folder / _CLIP, info.clip.frames, rule=info.clip.sampling)
-        frames = resize_frames(decoded.frames, info.clip.height, info.clip.width)
+        decoded = decode_clip(folder / _CLIP, info.clip.frames, rule=info.clip.sampling, interval=info.clip.interval)
+        frames = fit_frames(decoded.frames, ClipSpec(**info.clip.model_dump()))
         clip = (folder / _CLIP).read_bytes()
         yield Service(engine, settings, transport, backend.engine(info), bare, http, info, clip, frames, told(settings), started_s)
 

@@ -11,6 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from chronolens.sampling import check_rule
+
+RESIZES = ("stretch", "crop", "crop-pyslowfast", "crop-mmaction2")
+INTERPOLATIONS = ("area", "bilinear", "pil")
+CHANNELS = ("rgb", "bgr")
+
 Frames = npt.NDArray[np.uint8]
 
 
@@ -20,10 +26,20 @@ class ClipSpec:
 
     Args:
         frames: number of frames T that the model takes.
-        height, width: size of a frame in pixels; the aspect ratio of the source is not kept.
-        sampling: name of the rule that picks the frames, see :func:`sample_indices`.
+        height, width: size of a frame in pixels.
+        sampling: name of the rule that picks the frames, see :func:`chronolens.sampling.sample_indices`.
         scale: factor applied to values in 0..255 before ``mean`` and ``std``.
-        mean, std: per RGB channel, after scaling; the network sees ``(value * scale - mean) / std``.
+        mean, std: per channel, in the order of ``channels``, after scaling; the network sees ``(value * scale - mean) / std``.
+        interval: from one sampled frame to the next, for sampling rules that take a dense clip.
+        resize: ``stretch`` to ``height`` x ``width`` without keeping the aspect ratio, or one of three ways to scale the short side to
+            ``short_side`` and cut the middle out; they differ in half pixels, see :func:`chronolens.video.prepare.crop_window`.
+        short_side: in pixels, at least ``height`` and ``width``; 0 when frames are stretched.
+        interpolation: ``area`` (means over areas when shrinking, linear when enlarging), ``bilinear`` (between the four nearest pixels,
+            as torch and OpenCV do) or ``pil`` (Pillow's bilinear filter, which widens when shrinking).
+        channels: order in which the network takes them, ``rgb`` or ``bgr``.
+
+    Raises:
+        ValueError: an unknown word, an interval that the rule would ignore, or a short side that does not hold the frame.
     """
 
     frames: int
@@ -33,6 +49,20 @@ class ClipSpec:
     scale: float = 1.0
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    interval: int = 1
+    resize: str = "stretch"
+    short_side: int = 0
+    interpolation: str = "area"
+    channels: str = "rgb"
+
+    def __post_init__(self) -> None:
+        check_rule(self.sampling, self.interval)
+        words = ((self.resize, RESIZES), (self.interpolation, INTERPOLATIONS), (self.channels, CHANNELS))
+        for word, known in words:
+            if word not in known:
+                raise ValueError(f"unknown word {word!r} in a clip spec, known: {', '.join(known)}")
+        if (self.short_side != 0) if self.resize == "stretch" else self.short_side < max(self.height, self.width):
+            raise ValueError(f"{self.height} x {self.width} pixels do not go with {self.resize!r} and a short side of {self.short_side}")
 
 
 @dataclass(frozen=True)
@@ -41,10 +71,33 @@ class CellGrid:
 
     Along each axis (T, H, W) the receptive field of cell ``i`` is centred at ``first + i * stride``, in frames and pixels of the model's
     input, where pixel 0 reaches from 0 to 1. Asymmetric padding moves ``first`` away from ``stride / 2``.
+
+    Args:
+        stride, first: see above.
+        frames: which frame of the clip each step looks at, where a pathway has picked its own; None where steps divide the clip evenly.
     """
 
     stride: tuple[float, float, float]
     first: tuple[float, float, float]
+    frames: tuple[int, ...] | None = None
+
+    def steps_shown(self, steps: int, frames: int) -> npt.NDArray[np.int64]:
+        """Return which of ``steps`` steps each of ``frames`` frames shows, (T,) int64.
+
+        Steps that divide the clip evenly are repeated, ``t * T' // T``. Where a pathway has picked its own frames, a frame shows the step
+        of the nearest of them, the earlier one of two.
+
+        Raises:
+            ValueError: no steps or no frames, or picked frames that do not fit the steps.
+        """
+        if steps < 1 or frames < 1 or (self.frames is not None and len(self.frames) != steps):
+            raise ValueError(f"cannot expand {steps} steps to {frames} frames")
+        times = np.arange(frames)
+        if self.frames is None:
+            even: npt.NDArray[np.int64] = times * steps // frames
+            return even
+        nearest: npt.NDArray[np.int64] = np.abs(times[:, None] - np.asarray(self.frames)[None]).argmin(axis=1)
+        return nearest
 
 
 @dataclass(frozen=True)
@@ -82,25 +135,3 @@ class DecodedClip:
     timestamps_s: npt.NDArray[np.float64]
     info: ClipInfo
     warnings: list[str] = field(default_factory=list)
-
-
-def sample_indices(total: int, frames: int, rule: str = "centre") -> npt.NDArray[np.int64]:
-    """Return which frames of the source a model sees.
-
-    Args:
-        total: number of frames in the source, at least 1.
-        frames: number of frames T to pick.
-        rule: ``centre`` takes the middle of T equal parts, ``int(total / T * (i + 0.5))`` (TSM's rule for evaluation).
-
-    Returns:
-        (T,) int64, non-decreasing, in [0, total); frames repeat when ``total < frames``.
-
-    Raises:
-        ValueError: unknown rule, or a count below 1.
-    """
-    if total < 1 or frames < 1:
-        raise ValueError(f"cannot sample {frames} frames out of {total}")
-    if rule != "centre":
-        raise ValueError(f"unknown sampling rule {rule!r}, known: centre")
-    picked: npt.NDArray[np.int64] = np.floor(total / frames * (np.arange(frames) + 0.5)).astype(np.int64)
-    return picked

@@ -81,7 +81,8 @@ def explain(
 
 def _decode(path: Path, info: ModelInfo, options: PredictionOptions) -> tuple[DecodedClip, float]:
     started = time.perf_counter()
-    clip = decode_clip(path, info.clip.frames, rule=info.clip.sampling, start_s=options.start_s, end_s=options.end_s)
+    spec = info.clip
+    clip = decode_clip(path, spec.frames, rule=spec.sampling, interval=spec.interval, start_s=options.start_s, end_s=options.end_s)
     return clip, time.perf_counter() - started
 
 

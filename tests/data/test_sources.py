@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chronolens.clips import Frames
+from chronolens.clips import ClipSpec, Frames
 from chronolens.data.clips_folder import open_clips, random_split
 from chronolens.data.source import CachedSource, SyntheticSource
 from chronolens.data.synthetic import LABELS, make_clip
@@ -80,7 +80,7 @@ def test_a_folder_is_a_data_set(tmp_path: Path) -> None:
     found = {}
     for split in ("train", "val", "test"):
         try:
-            source = open_clips(tmp_path, split, frames=4, height=16, width=16)
+            source = open_clips(tmp_path, split, spec=ClipSpec(4, 16, 16))
         except OptionsError:
             continue
         assert source.classes == ("fall", "rise")
@@ -95,11 +95,11 @@ def test_a_csv_is_a_data_set_and_its_clips_are_decoded(tmp_path: Path) -> None:
     write_clips(tmp_path)
     table = tmp_path / "list.csv"
     table.write_text("file,label,split\nrise/0.mp4,up,train\nfall/1.mp4,down,test\nrise/2.mp4,up,test\n")
-    source = open_clips(table, "test", frames=4, height=16, width=20)
+    source = open_clips(table, "test", spec=ClipSpec(4, 16, 20))
     assert source.classes == ("down", "up")
     frames, target = source.load(1)
     assert (frames.shape, frames.dtype, target) == ((4, 16, 20, 3), np.uint8, 1)
-    assert len(open_clips(table, "test", frames=4, height=16, width=20, count=1)) == 1
+    assert len(open_clips(table, "test", spec=ClipSpec(4, 16, 20), count=1)) == 1
 
 
 @pytest.mark.parametrize("text", ["file,label\n", "file,label\n,up\n", "file,label\na.mp4,\n", "file,label,split\na.mp4,up,exam\n"])
@@ -107,16 +107,16 @@ def test_a_bad_csv_is_refused(tmp_path: Path, text: str) -> None:
     table = tmp_path / "list.csv"
     table.write_text(text)
     with pytest.raises(OptionsError, match="CSV"):
-        open_clips(table, "train", frames=4, height=16, width=16)
+        open_clips(table, "train", spec=ClipSpec(4, 16, 16))
 
 
 def test_nothing_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OptionsError, match="neither"):
-        open_clips(tmp_path / "gone", "train", frames=4, height=16, width=16)
+        open_clips(tmp_path / "gone", "train", spec=ClipSpec(4, 16, 16))
     with pytest.raises(OptionsError, match="no sub-folders"):
-        open_clips(tmp_path, "train", frames=4, height=16, width=16)
+        open_clips(tmp_path, "train", spec=ClipSpec(4, 16, 16))
     with pytest.raises(OptionsError, match="unknown split"):
-        open_clips(tmp_path, "exam", frames=4, height=16, width=16)
+        open_clips(tmp_path, "exam", spec=ClipSpec(4, 16, 16))
 
 
 def test_random_split_has_the_promised_shares() -> None:

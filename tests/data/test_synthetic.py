@@ -8,11 +8,11 @@ import av
 import numpy as np
 import pytest
 
-from chronolens.clips import sample_indices
 from chronolens.data.synthetic import LABELS, OPPOSITES, make_clip, write_sample
 from chronolens.data.synthetic_render import Renderer
 from chronolens.data.synthetic_scene import ASPECT, COLLIDE, HOLD, PASS, RIGHTWARDS, SPIN, TURN_LEFT, UP
 from chronolens.data.synthetic_textures import SHAPES, TEXTURES, field, outline
+from chronolens.sampling import sample_indices
 
 ALL_SPLITS = ("train", "val", "test")
 

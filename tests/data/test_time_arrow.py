@@ -73,8 +73,8 @@ def test_a_folder_of_films_becomes_a_question_of_direction(tmp_path: Path) -> No
     for folder, index in (("rise", 4), ("fall", 5)):
         (tmp_path / folder).mkdir()
         make_clip("train", index).write_mp4(tmp_path / folder / named_of_split(folder, "test"), 32, 48)
-    source = open_source(f"arrow-of-time:{tmp_path}", "test", shape=(4, 16, 20), seed=0, count=10)
-    inner = open_clips(tmp_path, "test", frames=4, height=16, width=20)
+    source = open_source(f"arrow-of-time:{tmp_path}", "test", spec=ClipSpec(4, 16, 20), seed=0, count=10)
+    inner = open_clips(tmp_path, "test", spec=ClipSpec(4, 16, 20))
     assert (len(inner), inner.classes) == (2, ("fall", "rise"))
     assert (len(source), list(source.classes)) == (4, [FORWARDS, BACKWARDS])
     for number in range(2):
@@ -83,24 +83,24 @@ def test_a_folder_of_films_becomes_a_question_of_direction(tmp_path: Path) -> No
         assert np.array_equal(forwards[0], frames)
         assert np.array_equal(backwards[0], frames[::-1])
         assert (forwards[1], backwards[1]) == (0, 1)
-    assert len(open_source(f"arrow-of-time:{tmp_path}", "test", shape=(4, 16, 20), seed=0, count=2)) == 2
+    assert len(open_source(f"arrow-of-time:{tmp_path}", "test", spec=ClipSpec(4, 16, 20), seed=0, count=2)) == 2
 
 
 def test_the_count_is_of_clips_in_both_directions() -> None:
-    four = open_source("arrow-of-time:synthetic", "val", shape=(3, 8, 8), seed=2, count=4)
-    plain = open_source("synthetic", "val", shape=(3, 8, 8), seed=2, count=2)
+    four = open_source("arrow-of-time:synthetic", "val", spec=ClipSpec(3, 8, 8), seed=2, count=4)
+    plain = open_source("synthetic", "val", spec=ClipSpec(3, 8, 8), seed=2, count=2)
     assert (len(four), len(plain)) == (4, 2)
     assert np.array_equal(four.load(2)[0], plain.load(1)[0])
-    odd = open_source("arrow-of-time:synthetic", "val", shape=(3, 8, 8), seed=2, count=3)
+    odd = open_source("arrow-of-time:synthetic", "val", spec=ClipSpec(3, 8, 8), seed=2, count=3)
     assert np.array_equal(odd.load(2)[0], plain.load(1)[0])  # the third clip is the second one forwards
 
 
 def test_wrong_data_behind_the_prefix_are_refused() -> None:
     with pytest.raises(OptionsError) as caught:
-        open_source("arrow-of-time:no-such-folder", "test", shape=(3, 8, 8), seed=0, count=4)
+        open_source("arrow-of-time:no-such-folder", "test", spec=ClipSpec(3, 8, 8), seed=0, count=4)
     assert caught.value.pointer == "/data"
     with pytest.raises(OptionsError) as caught:
-        open_source("arrow-of-time:synthetic", "exam", shape=(3, 8, 8), seed=0, count=4)
+        open_source("arrow-of-time:synthetic", "exam", spec=ClipSpec(3, 8, 8), seed=0, count=4)
     assert caught.value.pointer == "/split"
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tests.video.conftest import Make, numbered, numbers, write_clip
 
-from chronolens.clips import sample_indices
 from chronolens.errors import OptionsError
+from chronolens.sampling import sample_indices
 from chronolens.video.decode import DecodeLimits, decode_clip, upright
 
 SHARP = {"qmin": "1", "qmax": "2"}

@@ -77,7 +77,7 @@ def test_environment_and_folder_are_empty(make: Make, monkeypatch: pytest.Monkey
         pid = sandbox._process.pid
         kind, length = sandbox.header()
         assert kind == channel.PLAN
-        assert sandbox.message(length) == {"times": [0.0, 0.1, 0.2, 0.3]}
+        assert sandbox.message(length) == {"times": [0.0, 0.1, 0.2, 0.3], "rate": 10.0}
         assert b"s3cret" not in Path(f"/proc/{pid}/environ").read_bytes()
         folder = Path(os.readlink(f"/proc/{pid}/cwd"))
         assert list(folder.iterdir()) == []
@@ -125,9 +125,11 @@ def test_memory_of_a_bomb_stays_in_the_sandbox(make: Make) -> None:
         b"X\0\0\0\0",
         b"P\xff\xff\xff\xff",
         b"P\0\0\0\x02[]",
-        b"P\0\0\0\x0c" + b'{"times":[]}',
-        b"P\0\0\0\x11" + b'{"times":[2.0,1]}',
-        b"P\0\0\0\x0f" + b'{"times":[NaN]}',
+        b"P\0\0\0\x16" + b'{"times":[],"rate":25}',
+        b"P\0\0\0\x1b" + b'{"times":[2.0,1],"rate":25}',
+        b"P\0\0\0\x19" + b'{"times":[NaN],"rate":25}',
+        b"P\0\0\0\x1b" + b'{"times":[0,1],"rate":null}',
+        b"P\0\0\0\x18" + b'{"times":[0,1],"rate":0}',
         b"S\0\0\0\x1e" + b'{"width":65535,"height":65535}',
         b"F\0\0\0\x10" + bytes(16),
         b"D\0\0\0\x02{}",

@@ -12,12 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-
-from chronolens.clips import Frames
+from chronolens.clips import ClipSpec, Frames
 from chronolens.errors import OptionsError
 from chronolens.video.decode import decode_clip
+from chronolens.video.prepare import fit_frames
 
 SPLITS = ("train", "val", "test")
 ENDINGS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm")
@@ -41,14 +39,13 @@ class FolderSource:
     seed: int
     files: tuple[ClipFile, ...]
     classes: Sequence[str]
-    frames: int
-    height: int
-    width: int
+    spec: ClipSpec
 
     @property
     def name(self) -> str:
         listing = hashlib.sha256("\n".join(f"{file.path}\t{file.label}" for file in self.files).encode()).hexdigest()
-        return f"files-{self.split}-{listing}-{self.frames}x{self.height}x{self.width}"
+        seen = (self.spec.sampling, self.spec.interval, self.spec.resize, self.spec.short_side, self.spec.interpolation)
+        return f"files-{self.split}-{listing}-{self.spec.frames}x{self.spec.height}x{self.spec.width}-{seen}"
 
     def __len__(self) -> int:
         return len(self.files)
@@ -60,19 +57,17 @@ class FolderSource:
             ClipError: the file cannot be used.
         """
         file = self.files[number]
-        clip = decode_clip(file.path, frames=self.frames)
-        size = (self.width, self.height)
-        frames = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in clip.frames]
-        return np.stack(frames).astype(np.uint8), list(self.classes).index(file.label)
+        clip = decode_clip(file.path, frames=self.spec.frames, rule=self.spec.sampling, interval=self.spec.interval)
+        return fit_frames(clip.frames, self.spec), list(self.classes).index(file.label)
 
 
-def open_clips(path: Path, split: str, *, frames: int, height: int, width: int, seed: int = 0, count: int | None = None) -> FolderSource:
+def open_clips(path: Path, split: str, *, spec: ClipSpec, seed: int = 0, count: int | None = None) -> FolderSource:
     """Open one split of a folder or CSV file.
 
     Args:
         path: folder or ``.csv`` file; paths in the CSV are relative to it.
         split: ``train``, ``val`` or ``test``.
-        frames, height, width: shape of the sampled frames.
+        spec: how clips are sampled and sized.
         seed: of the random division.
         count: at most so many clips, spread evenly over the list; all when None.
 
@@ -93,7 +88,7 @@ def open_clips(path: Path, split: str, *, frames: int, height: int, width: int, 
         raise OptionsError(f"the data set has no clips in the split {split!r}", pointer="/split")
     if count is not None and count < len(chosen):
         chosen = [chosen[index * len(chosen) // count] for index in range(count)]
-    return FolderSource(root, split, seed, tuple(chosen), classes, frames, height, width)
+    return FolderSource(root, split, seed, tuple(chosen), classes, spec)
 
 
 def random_split(key: str, seed: int) -> str:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from chronolens.clips import sample_indices
 from chronolens.data.synthetic import SyntheticClip
+from chronolens.sampling import sample_indices
 
 Steps = npt.NDArray[np.bool_]
 Boxes = npt.NDArray[np.float64]

@@ -12,9 +12,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from chronolens.clips import Frames, sample_indices
+from chronolens.clips import Frames
 from chronolens.data.synthetic_render import Renderer
 from chronolens.data.synthetic_scene import FPS, LABELS, OPPOSITES, SPLITS, Scene, draw_scene
+from chronolens.sampling import sample_indices
 from chronolens.video.encode import write_h264
 
 __all__ = ["LABELS", "OPPOSITES", "SPLITS", "SyntheticClip", "make_clip", "write_sample"]

@@ -82,8 +82,15 @@ def _decoded(body: bytes, options: PredictionOptions, info: ModelInfo, ends_at: 
         with tempfile.NamedTemporaryFile(prefix="chronolens-") as file:
             file.write(body)
             file.flush()
-            window = {"start_s": options.start_s, "end_s": options.end_s}
-            clip = decode_clip(Path(file.name), info.clip.frames, rule=info.clip.sampling, limits=_LIMITS, **window)  # type: ignore[arg-type]
+            clip = decode_clip(
+                Path(file.name),
+                info.clip.frames,
+                rule=info.clip.sampling,
+                interval=info.clip.interval,
+                start_s=options.start_s,
+                end_s=options.end_s,
+                limits=_LIMITS,
+            )
     finally:
         _decoders.release()
     return clip, time.monotonic() - started

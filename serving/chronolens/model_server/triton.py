@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,12 +20,12 @@ import torch
 from torch import Tensor
 
 from chronolens.answering import guarded
-from chronolens.clips import CellGrid, ClipSpec
+from chronolens.clips import ClipSpec
 from chronolens.engine_wire import LANES, head_of
 from chronolens.errors import ChronolensError, OptionsError, WeightsError
 from chronolens.golden import check_golden, golden_frames
 from chronolens.model_server.server import GOLDEN, ModelServer
-from chronolens.models.onnx_network import OnnxNetwork
+from chronolens.models.onnx_network import GraphMap, OnnxNetwork
 from chronolens.video.prepare import prepare
 
 CALL, ANSWER = "call", "answer"
@@ -50,6 +51,7 @@ class ExplainModel:
 
     def __init__(self, args: Mapping[str, str], utils: Any) -> None:
         _end_with_the_server()
+        _read_python_path()
         self._utils = utils
         self._server = ModelServer(_folder(args), _device(args), name="triton")
         self._metrics = _Metrics(utils)
@@ -140,8 +142,8 @@ def open_graph(folder: Path) -> OnnxNetwork:
     """
     try:
         facts, golden = (json.loads((folder / name).read_bytes()) for name in (CLIP_FACTS, GOLDEN))
-        spec, grid = ClipSpec(**facts["spec"]), CellGrid(**facts["cells"])
-        network = OnnxNetwork(folder / GRAPH, str(facts["layer"]), grid)
+        spec = ClipSpec(**facts["spec"])
+        network = OnnxNetwork(folder / GRAPH, [GraphMap.from_json(one) for one in facts["maps"]])
         clip = torch.from_numpy(prepare(golden_frames(spec, int(golden["seed"])), spec))
         expected = [float(score) for score in golden["scores"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -180,6 +182,12 @@ def _end_with_the_server() -> None:
     threading.Thread(target=watch, name="server-watch", daemon=True).start()
 
 
+def _read_python_path() -> None:
+    """Find modules where ``PYTHONPATH`` says, such as those of own models: the interpreter that the server embeds does not read it."""
+    folders = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path += [folder for folder in folders if folder and folder not in sys.path]
+
+
 def _folder(args: Mapping[str, str]) -> Path:
     return Path(args["model_repository"], args["model_version"])
 
@@ -198,9 +206,10 @@ def _lane(body: bytes | ChronolensError) -> str:
 
 
 def _explained(network: OnnxNetwork, clip: Tensor, target: Tensor) -> dict[str, Tensor]:
-    logits, heat_map = network.look(clip, target)
+    logits, maps = network.look(clip, target)
     explained = torch.where(target < 0, logits.argmax(dim=1), target)
-    return {"logits": logits, "scores": torch.softmax(logits, dim=1), "explained": explained, "heat_map": heat_map}
+    named = {network.output_of(layer): values for layer, values in maps.items()}
+    return {"logits": logits, "scores": torch.softmax(logits, dim=1), "explained": explained, **named}
 
 
 def _split(found: dict[str, Tensor] | ChronolensError, sizes: Sequence[int]) -> list[dict[str, Tensor] | ChronolensError]:

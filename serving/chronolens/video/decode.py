@@ -21,8 +21,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from chronolens.clips import ClipInfo, DecodedClip, Frames, sample_indices
+from chronolens.clips import ClipInfo, DecodedClip, Frames
 from chronolens.errors import OptionsError
+from chronolens.sampling import sample_indices, span
 from chronolens.video import channel, verdicts
 from chronolens.video.limits import CODECS, CONTAINERS, DecodeLimits
 from chronolens.video.magic import HEAD_BYTES, is_playlist, sniff
@@ -36,6 +37,7 @@ def decode_clip(
     frames: int,
     *,
     rule: str = "centre",
+    interval: int = 1,
     start_s: float = 0.0,
     end_s: float | None = None,
     limits: DecodeLimits = DecodeLimits(),  # noqa: B008 (frozen)
@@ -45,7 +47,7 @@ def decode_clip(
     Args:
         path: the file; its name is ignored.
         frames: number of frames T to pick.
-        rule: sampling rule, see :func:`chronolens.clips.sample_indices`.
+        rule, interval: which frames are picked, see :func:`chronolens.sampling.sample_indices`; the frame rate is that of the container.
         start_s, end_s: part of the clip to use, in seconds of the container's clock (the one of ``timestamps_s``); a frame at
             ``end_s`` is left out. A ``start_s`` of 0 takes in everything before it.
         limits: what is accepted.
@@ -60,16 +62,16 @@ def decode_clip(
             ``too-many-streams``, ``no-frames``, ``too-many-pixels``, ``too-many-frames``, ``too-small``, ``too-short``, ``too-long``,
             ``resolution-changed``, ``decode-timeout``.
         OptionsError: ``start_s`` and ``end_s`` leave no frame.
-        ValueError: unknown rule or ``frames`` below 1.
+        ValueError: unknown rule, an interval that the rule would ignore, or ``frames`` below 1.
     """
-    sample_indices(1, frames, rule)
+    sample_indices(1, frames, rule, interval)
     _check_window(start_s, end_s)
     with open(path, "rb") as file:
         demuxer = _admit(file, limits)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
         with Sandbox(file.fileno(), demuxer, limits) as sandbox:
-            talk = _Talk(sandbox, limits, frames, rule, start_s, math.inf if end_s is None else end_s)
+            talk = _Talk(sandbox, limits, frames, rule, interval, start_s, math.inf if end_s is None else end_s)
             facts = talk.run()
     return _assemble(talk, facts, digest, CONTAINERS[demuxer], limits)
 
@@ -106,6 +108,7 @@ class _Talk:
     limits: DecodeLimits
     count: int
     rule: str
+    interval: int
     start_s: float
     end_s: float
     times: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
@@ -136,7 +139,9 @@ class _Talk:
 
     def _plan(self, message: dict[str, Any]) -> None:
         """Choose frames among those of the plan; an earlier choice is forgotten."""
-        times = message.get("times")
+        times, rate = message.get("times"), _number(message.get("rate"))
+        if rate is None or rate <= 0:
+            raise verdicts.error("undecodable")
         if not isinstance(times, list) or not 1 <= len(times) <= 2 * self.limits.max_frames or None in map(_number, times):
             raise verdicts.error("undecodable")
         self.times = np.array(times, dtype=np.float64)
@@ -145,8 +150,9 @@ class _Talk:
         early = self.times < self.start_s if self.start_s > 0 else np.zeros(len(times), dtype=bool)
         inside = np.flatnonzero(~early & (self.times < self.end_s))
         self.available = len(inside)
-        chosen = sample_indices(len(inside), self.count, self.rule) if len(inside) else np.empty(0, dtype=np.int64)
-        self.indices = inside[chosen].astype(np.int64)
+        if len(inside):
+            inside = inside[sample_indices(len(inside), self.count, self.rule, self.interval, fps=rate)]
+        self.indices = inside.astype(np.int64)
         self.pictures.clear()
         self.sandbox.ask([int(index) for index in np.unique(self.indices)])
 
@@ -186,8 +192,8 @@ def _assemble(talk: _Talk, facts: dict[str, Any], digest: str, container: str, l
         raise verdicts.error("undecodable")
     warnings = _damage(talk, facts, limits)
     warnings += [sentence for name in facts.get("notes", []) if (sentence := verdicts.note(str(name)))]
-    if talk.available < talk.count:
-        warnings.append(verdicts.repeated(talk.count, talk.available))
+    if len(talk.pictures) < talk.count:
+        warnings.append(verdicts.repeated(talk.count, talk.available, span(talk.count, talk.rule, talk.interval)))
     frames = np.stack([upright(talk.pictures[int(index)], matrix) for index in talk.indices])
     return DecodedClip(frames, talk.indices, talk.times[talk.indices], _info(talk, facts, matrix, digest, container), warnings)
 

@@ -68,10 +68,11 @@ class _Painter:
         self.matrix: list[int] | None = None
         # Untagged video: players take BT.709 for high definition and BT.601 below; swscale alone would always take BT.601.
         self._high_definition = source.height >= 720 or source.width >= 1280
+        self._rate = float(source.rate)
 
     def want(self, times: list[float], ranks: list[int]) -> None:
         """Tell the parent what there is and learn which frames it wants; ``ranks``: place in time of each decoded frame."""
-        self._out.send_json(channel.PLAN, {"times": times})
+        self._out.send_json(channel.PLAN, {"times": times, "rate": self._rate})
         self._wanted, self._ranks = set(json.loads(sys.stdin.buffer.readline())["wanted"]), ranks
 
     def take(self, number: int, frame: VideoFrame) -> None:

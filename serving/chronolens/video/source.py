@@ -78,7 +78,7 @@ class Source:
             context = stream.codec_context
             self.codec: str = context.codec.canonical_name
             self.width, self.height = context.width, context.height
-            self.rate = stream.average_rate or Fraction(25)
+            self.rate = stream.average_rate if stream.average_rate and stream.average_rate > 0 else Fraction(25)
             ratio = stream.sample_aspect_ratio
             self.square = not ratio or abs(ratio - 1) < Fraction(1, 50)
             self.alpha = stream.metadata.get("alpha_mode") == "1"

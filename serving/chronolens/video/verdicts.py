@@ -58,9 +58,16 @@ def note(name: str) -> str | None:
     return _NOTES.get(name)
 
 
-def repeated(wanted: int, there: int) -> str:
-    """Return the warning for a clip with fewer frames than the model takes."""
-    return f"The clip has {there} frames and the model takes {wanted}; frames are repeated."
+def repeated(wanted: int, there: int, span: int) -> str:
+    """Return the warning for a clip in which frames come up twice.
+
+    Args:
+        wanted: frames that the model takes.
+        there: frames of the clip.
+        span: frames that a clip needs, from the first sampled to the last.
+    """
+    out_of = f" out of {span}" if span > wanted else ""
+    return f"The clip has {there} frames and the model takes {wanted}{out_of}; frames are repeated."
 
 
 def damaged(wanted: int, hurt: int, lost: int) -> str:
