@@ -71,7 +71,7 @@ class OnnxEngine(Engine):
             warnings=tuple(manifest.warnings),
         )
         found: Any = network
-        return Loaded(record, found, found, [manifest.layer], f"onnxruntime:{network.provider}", ["exhaustive"])
+        return Loaded(record, found, found, list(network.default_layers), f"onnxruntime:{network.provider}", ["exhaustive"])
 
     def _looked(
         self, loaded: Loaded, clips: Tensor, target: Tensor | None, gradcam: GradCamOptions | None
@@ -80,23 +80,23 @@ class OnnxEngine(Engine):
         if gradcam is None:
             logits, maps = network(clips), {}
         else:
-            layer = _only_layer(gradcam, network.default_layer)
-            logits, heat = network.look(clips, target)
-            require_finite(heat, "heat maps")
-            maps = {layer: heat.numpy()}
+            _require_default(gradcam, network.default_layers)
+            logits, found = network.look(clips, target)
+            for heat in found.values():
+                require_finite(heat, "heat maps")
+            maps = {layer: heat.numpy() for layer, heat in found.items()}
         require_finite(logits, "scores")
         return logits, maps, Passes(forward=len(clips))
 
 
-def _only_layer(gradcam: GradCamOptions, layer: str) -> str:
-    """Return the layer that the graph maps, when what is asked for is what it computes."""
-    if set(gradcam.layers) - {"default", layer}:
-        raise _unavailable("an ONNX graph maps its default layer only", "/gradcam/layers", "default", layer)
+def _require_default(gradcam: GradCamOptions, layers: Sequence[str]) -> None:
+    """Refuse what is not what the graph computes: all its maps, and no others."""
+    if gradcam.names != ["default"] and set(gradcam.names) != set(layers):
+        raise _unavailable("an ONNX graph maps its default layers, all of them", "/gradcam/layers", "default", *layers)
     if gradcam.weights != "per_frame":
         raise _unavailable("an ONNX graph has one weight per channel and frame", "/gradcam/weights", "per_frame")
     if gradcam.of != "logit":
         raise _unavailable("an ONNX graph has the gradient of the logit", "/gradcam/of", "logit")
-    return layer
 
 
 def _unavailable(detail: str, pointer: str, *allowed: str) -> OptionsError:

@@ -1,4 +1,4 @@
-"""What works in this Python, found out by using it: ``python -m chronolens.probe {torch,onnx,decode,packages}``.
+"""What works in this Python, found out by using it: ``python -m chronolens.probe {torch,records,onnx,decode,packages}``.
 
 The last line of standard output is JSON; when it does not work, ``error`` in it says why, and the traceback is on standard error. A
 process of its own, because ``chronolens doctor`` must survive what it looks for: packages that cannot be imported, libraries that crash,
@@ -51,15 +51,21 @@ def torch_facts(store: Path) -> Facts:
     }
 
 
+def record_facts(store: Path) -> Facts:
+    """Return ``records``, the digest of the record of each model of the store and of plugins, which are imported for it."""
+    from chronolens.catalogue import Catalogue
+
+    return {"records": Catalogue(store).digests()}
+
+
 def onnx_facts() -> Facts:
     """Return ``version``, the providers that ONNX Runtime ``lists`` and the one that a session really ``gets``."""
     import onnxruntime
 
-    from chronolens.clips import CellGrid
     from chronolens.models.onnx_network import OnnxNetwork
 
     # Through the engine's own class, after PyTorch: which libraries of CUDA are found depends on what has been loaded before.
-    network = OnnxNetwork(_TINY, "", CellGrid((1, 1, 1), (0, 0, 0)))
+    network = OnnxNetwork(_TINY, [])
     return {"version": onnxruntime.__version__, "lists": onnxruntime.get_available_providers(), "gets": network.provider}
 
 
@@ -111,17 +117,19 @@ def _processor() -> Facts:
 
 
 def _models(store: Path) -> Facts:
-    from chronolens.errors import WeightsError
-    from chronolens.models.weights import load_model, read_records
+    from chronolens.catalogue import Catalogue
+    from chronolens.errors import PluginError, WeightsError
 
     found: dict[str, str | None] = {}
     try:
-        records = read_records(store)
+        catalogue = Catalogue(store)
+    except PluginError:
+        catalogue = Catalogue(store, own=())  # what is wrong with them is the answer of :func:`record_facts`
     except (WeightsError, OSError) as error:
         return {"records": error.detail if isinstance(error, WeightsError) else _words(error), "models": found}
-    for name, record in records.items():
+    for name in catalogue.names():
         try:
-            load_model(record, store)
+            catalogue.open(name)
             found[name] = None
         except Exception as error:  # a wrong record raises whatever the architecture does with it
             found[name] = error.detail if isinstance(error, WeightsError) else _words(error)
@@ -133,12 +141,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="chronolens.probe", description=__doc__)
     asked = parser.add_subparsers(dest="subject", required=True)
     asked.add_parser("torch").add_argument("--store", type=Path, required=True)
+    asked.add_parser("records").add_argument("--store", type=Path, required=True)
     asked.add_parser("onnx")
     asked.add_parser("decode")
     asked.add_parser("packages").add_argument("modules", nargs="+", metavar="MODULE=DISTRIBUTION")
     options = parser.parse_args()
     ask: dict[str, Callable[[], Facts]] = {
         "torch": lambda: torch_facts(options.store),
+        "records": lambda: record_facts(options.store),
         "onnx": onnx_facts,
         "decode": decode_facts,
         "packages": lambda: package_facts(options.modules),

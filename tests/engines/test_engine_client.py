@@ -17,12 +17,12 @@ from chronolens.schemas import ModelInfo
 
 FRAMES = np.zeros((4, 2, 2, 3), np.uint8)
 LOOK: dict[str, Any] = {
-    "target": 1, "known": [], "blobs": {}, "cells": {}, "passes": {}, "seconds": 0.1, "device": "cpu", "dtype": "float32",
+    "target": 1, "known": [], "blobs": {}, "cells": {}, "pathways": {}, "passes": {}, "seconds": 0.1, "device": "cpu", "dtype": "float32",
 }  # fmt: skip
 SCORES = np.array([0.25, 0.75])
 LEARN: dict[str, Any] = {"state": {}, "done": False, "progress": 1, "total": 2, "seconds": 0.1, "values": [0.0, 0.5, 1.0, 0.0]}
 INFO: dict[str, Any] = {
-    "name": "m", "architecture": "a", "data_set": "d", "classes": ["x", "y"], "methods": [], "layers": [], "default_layer": "l",
+    "name": "m", "architecture": "a", "data_set": "d", "classes": ["x", "y"], "methods": [], "layers": [], "default_layers": ["l"],
     "clip": {"frames": 4, "height": 2, "width": 2, "sampling": "centre", "scale": 1.0, "mean": [0, 0, 0], "std": [1, 1, 1]},
     "pathways": [], "weights": "w", "licence": "l", "backend": "elsewhere", "state": "ready",
 }  # fmt: skip
@@ -73,7 +73,7 @@ def test_a_call_survives_the_way() -> None:
 
 def test_good_answers_get_through() -> None:
     assert looked({"scores": SCORES}, LOOK)[1] == LOOK
-    mapped = {**LOOK, "cells": {"l": {}}}
+    mapped = {**LOOK, "cells": {"l": {}}, "pathways": {"l": None}}
     assert looked({"scores": SCORES, "map/l": np.zeros((2, 2, 2))}, mapped, gradcam=True)[1] == mapped
     assert looked({"scores": np.array([np.nan, 1])}, LOOK)[1] == LOOK  # the network's own, and reported as such elsewhere
     assert learned(LEARN) == LEARN
@@ -93,7 +93,7 @@ def test_good_answers_get_through() -> None:
         lambda: looked({"scores": SCORES}, LOOK, target=0),
         lambda: looked({"scores": SCORES}, LOOK, gradcam=True),
         lambda: looked({"scores": SCORES, "map/l": np.zeros((2, 2, 2))}, LOOK),
-        lambda: looked({"scores": SCORES, "map/l": np.zeros((2, 2))}, {**LOOK, "cells": {"l": {}}}, gradcam=True),
+        lambda: looked({"scores": SCORES, "map/l": np.zeros((2, 2))}, {**LOOK, "cells": {"l": {}}, "pathways": {"l": None}}, gradcam=True),
         lambda: learned({}),
         lambda: learned({**LEARN, "values": [0.0, 1.0]}),
         lambda: learned({**LEARN, "values": [0.0, 1.0, 2.0, 0.0]}),

@@ -43,8 +43,8 @@ def torch_engine(tiny_store: Path) -> Engine:
 def test_it_serves_what_was_exported_with_the_weights_it_was_made_of(onnx: OnnxEngine, torch_engine: Engine) -> None:
     for mine, theirs in zip(onnx.models(), torch_engine.models(), strict=True):
         assert (mine.name, mine.weights, mine.classes, mine.clip) == (theirs.name, theirs.weights, theirs.classes, theirs.clip)
-        assert mine.default_layer == theirs.default_layer
-        assert (mine.layers, mine.mask_presets) == ([theirs.default_layer], ["exhaustive"])
+        assert mine.default_layers == theirs.default_layers
+        assert (mine.layers, mine.mask_presets) == (theirs.default_layers, ["exhaustive"])
 
 
 @pytest.mark.parametrize("model", MODELS)

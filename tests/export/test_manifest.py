@@ -5,7 +5,17 @@ import json
 import pytest
 
 from chronolens.errors import WeightsError
-from chronolens.export.manifest import FileFacts, Golden, Manifest, ParityFacts, check_files, describe_files, read_manifest, write_manifest
+from chronolens.export.manifest import (
+    FileFacts,
+    Golden,
+    Manifest,
+    MapFacts,
+    ParityFacts,
+    check_files,
+    describe_files,
+    read_manifest,
+    write_manifest,
+)
 from chronolens.schemas import Cells, ClipSpecInfo
 
 MANIFEST = Manifest(
@@ -19,8 +29,7 @@ MANIFEST = Manifest(
     record="ef" * 32,
     clip=ClipSpecInfo(frames=8, height=32, width=32, sampling="centre", scale=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     classes=["a", "b"],
-    layer="clstm.cell1",
-    cells=Cells(stride=(1.0, 8.0, 8.0), first=(0.5, 3.5, 3.5)),
+    maps=[MapFacts(layer="clstm.cell1", output="heat_map", cells=Cells(stride=(1.0, 8.0, 8.0), first=(0.5, 3.5, 3.5)), pathway=None)],
     options={"opset": 18},
     packages={"torch": "2"},
     recipe="cd" * 32,
@@ -58,7 +67,7 @@ def test_files_are_found_and_checked(folder):
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"format": 2}, "format"),
+        ({"format": 1}, "format"),
         ({"secret": 1}, "secret"),
         ({"classes": "ab"}, "classes"),
         ({"golden": {"seed": "0", "scores": []}}, "golden/seed"),

@@ -15,7 +15,7 @@ from chronolens.explain.presets import settings
 from chronolens.export import onnx_graph
 from chronolens.export.loading import open_onnx
 from chronolens.models import onnx_network
-from chronolens.models.onnx_network import OnnxNetwork
+from chronolens.models.onnx_network import GraphMap, OnnxNetwork
 
 SHAPE = (3, 8, 32, 32)
 GRID = CellGrid((1, 1, 1), (0.5, 0.5, 0.5))
@@ -29,21 +29,29 @@ def check(network, graph, count):
     clip = clips(count)
     expected = heat_maps(network, clip, None)
     logits, maps = graph.look(clip, None)
-    (wanted,) = expected.maps.values()
-    assert float(wanted.amax()) > 0
     torch.testing.assert_close(logits, expected.logits, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(scale(maps), scale(wanted), atol=1e-4, rtol=0)
-    torch.testing.assert_close(maps, wanted, atol=1e-5 * float(wanted.amax()), rtol=1e-4)
-    for target in range(4):
-        torch.testing.assert_close(scale(graph.look(clip, target)[1]), grad_cam(network, clip, target), atol=1e-4, rtol=0)
-    mixed = torch.tensor([-1, 3, 0, 1, -1][:count])
-    chosen = torch.where(mixed < 0, logits.argmax(dim=1), mixed)
-    torch.testing.assert_close(scale(graph.look(clip, mixed)[1]), grad_cam(network, clip, chosen), atol=1e-4, rtol=0)
+    assert list(maps) == list(network.default_layers)
+    for layer, wanted in expected.maps.items():
+        assert float(wanted.amax()) > 0
+        torch.testing.assert_close(scale(maps[layer]), scale(wanted), atol=1e-4, rtol=0)
+        torch.testing.assert_close(maps[layer], wanted, atol=1e-5 * float(wanted.amax()), rtol=1e-4)
+        for target in range(4):
+            exact = grad_cam(network, clip, target, layer=layer)
+            torch.testing.assert_close(scale(graph.look(clip, target)[1][layer]), exact, atol=1e-4, rtol=0)
+        mixed = torch.tensor([-1, 3, 0, 1, -1][:count])
+        chosen = torch.where(mixed < 0, logits.argmax(dim=1), mixed)
+        exact = grad_cam(network, clip, chosen, layer=layer)
+        torch.testing.assert_close(scale(graph.look(clip, mixed)[1][layer]), exact, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_the_lstm_answers_alike(clstm, count):
     check(*clstm, count)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_networks_of_residual_blocks_answer_alike_with_a_map_a_pathway(residual, count):
+    check(*residual, count)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -54,7 +62,7 @@ def test_the_convolutional_network_answers_alike_with_both_heads(i3d, count):
 class Plugged(torch.nn.Module):
     """A network that nobody foresaw: its head strides, dilates, pools with padding and groups channels."""
 
-    default_layer = "stem"
+    default_layers = ("stem",)
 
     def __init__(self):
         super().__init__()
@@ -72,7 +80,7 @@ class Plugged(torch.nn.Module):
         )
         self.head = torch.nn.Linear(8, 4)
 
-    def linear_head(self, steps, height, width):
+    def linear_head(self, layer: str, steps, height, width):
         return None
 
     def forward(self, clip):
@@ -82,7 +90,7 @@ class Plugged(torch.nn.Module):
 def test_a_plugged_in_network_needs_no_code_of_its_own():
     torch.manual_seed(1)
     network = Plugged().eval().requires_grad_(False)
-    graph = OnnxNetwork(onnx_graph.build(network, SHAPE), "stem", GRID)
+    graph = OnnxNetwork(onnx_graph.build(network, SHAPE), [GraphMap("stem", "heat_map", GRID)])
     for count in (1, 3):
         check(network, graph, count)
 
@@ -160,7 +168,7 @@ def test_it_passes_for_a_network(clstm):
     network, graph = clstm
     orders = torch.tensor([[0, 0, 2, 3, 4, 5, 6, 7], [7, 6, 5, 4, 3, 2, 1, 0]])
     torch.testing.assert_close(graph.logits_of_orders(clips(1), orders), network.logits_of_orders(clips(1), orders), atol=1e-5, rtol=1e-5)
-    assert (graph.provider, graph.linear_head(1, 1, 1), graph.classes) == ("CPUExecutionProvider", None, 4)
+    assert (graph.provider, graph.linear_head("stem", 1, 1, 1), graph.classes) == ("CPUExecutionProvider", None, 4)
     assert [*graph.modules(), *graph.named_modules(), *graph.parameters()] == []
 
 
@@ -175,12 +183,12 @@ def test_an_artefact_opens_by_its_folder(clstm_artefact, clstm):
 def test_without_the_runtime_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(OptionsError, match=r"pip install chronolens\[onnx\]"):
-        OnnxNetwork(b"", "layer", GRID)
+        OnnxNetwork(b"", [])
 
 
 def test_a_broken_graph_is_refused():
     with pytest.raises(WeightsError):
-        OnnxNetwork(b"no graph", "layer", GRID)
+        OnnxNetwork(b"no graph", [])
 
 
 def test_cuda_is_asked_for_in_full_precision_and_named_only_when_it_is_there(monkeypatch):
@@ -197,5 +205,5 @@ def test_cuda_is_asked_for_in_full_precision_and_named_only_when_it_is_there(mon
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [onnx_network.CUDA, onnx_network.CPU])
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    assert OnnxNetwork(b"", "layer", GRID).provider == "CPUExecutionProvider"
+    assert OnnxNetwork(b"", []).provider == "CPUExecutionProvider"
     assert asked == [("CUDAExecutionProvider", {"use_tf32": "0", "device_id": "0"}), "CPUExecutionProvider"]

@@ -51,8 +51,10 @@ def test_the_default_place_and_what_the_manifest_says(tiny_store, clstm_artefact
     assert read_manifest(folder) == manifest
     check_files(folder, manifest)
     record = find_record(tiny_store, "tiny-clstm")
-    assert (manifest.weights, manifest.classes, manifest.layer) == (record.sha256, list(record.classes), "clstm.cell1")
-    assert manifest.cells.stride == (1.0, 8.0, 8.0)
+    assert (manifest.weights, manifest.classes) == (record.sha256, list(record.classes))
+    (found,) = manifest.maps
+    assert (found.layer, found.output, found.pathway) == ("clstm.cell1", "heat_map", None)
+    assert found.cells.stride == (1.0, 8.0, 8.0)
     assert manifest.parity.clips == 4
     assert manifest.parity.max_logit_difference <= 1e-5
     assert manifest.options["opset"] == 18
@@ -129,7 +131,7 @@ def test_parity_is_measured_by_value(tiny_store):
     def off_by(amount):
         def ask(probe):
             logits = network(probe.clip)
-            return Answer(logits + amount, torch.zeros(len(logits), 8, 4, 4))
+            return Answer(logits + amount, {"clstm.cell1": torch.zeros(len(logits), 8, 4, 4)})
 
         return measure(network, ask, asked)
 
@@ -138,7 +140,7 @@ def test_parity_is_measured_by_value(tiny_store):
     assert shifted.max_logit_difference == pytest.approx(0.5, abs=1e-6)
     assert np.isnan(off_by(float("nan")).max_logit_difference)
     with pytest.raises(ExportError, match="shape"):
-        measure(network, lambda probe: Answer(network(probe.clip)[:1], torch.zeros(1, 8, 4, 4)), asked)
+        measure(network, lambda probe: Answer(network(probe.clip)[:1], {"clstm.cell1": torch.zeros(1, 8, 4, 4)}), asked)
 
 
 @pytest.mark.parametrize("name", ["tiny-clstm", "tiny-i3d"])
@@ -161,7 +163,7 @@ def test_the_command_exports_for_pytorch_and_it_reloads(tiny_store, tmp_path, na
         assert named.encode() not in body
 
 
-@pytest.mark.parametrize("name", ["i3d-synthetic", "clstm-synthetic"])
+@pytest.mark.parametrize("name", ["i3d-synthetic", "clstm-synthetic", "slowfast-synthetic", "tsm-synthetic"])
 def test_a_shipped_model_keeps_its_answers(name, tmp_path):
     done = CliRunner().invoke(app, ["export", "onnx", name, "--store", str(default_store()), "--out", str(tmp_path / "out")])
     assert done.exit_code == 0, done.output

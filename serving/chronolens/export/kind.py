@@ -24,7 +24,7 @@ class Subject:
     Args:
         record: of the weights.
         network: in evaluation mode, float32, parameters frozen, on the CPU.
-        store: folder that holds record and weights file.
+        store: folder that holds record and weights file, unless a plugin brings the network.
     """
 
     record: WeightsRecord
@@ -49,10 +49,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class Answer:
-    """Logits (N, K) and unscaled heat maps (N, T', H', W') of a probe, as the artefact gives them."""
+    """Logits (N, K) and, by default layer, unscaled heat maps (N, T', H', W') of a probe, as the artefact gives them."""
 
     logits: Tensor
-    heat_map: Tensor
+    heat_maps: Mapping[str, Tensor]
 
 
 Ask = Callable[[Probe], Answer]

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from chronolens.clips import CellGrid, ClipSpec
+from chronolens.clips import ClipSpec
 from chronolens.errors import WeightsError
 from chronolens.export.manifest import Manifest, check_files, read_manifest
 from chronolens.golden import check_golden, golden_frames
-from chronolens.models.onnx_network import OnnxNetwork
+from chronolens.models.onnx_network import GraphMap, OnnxNetwork
 from chronolens.video.prepare import prepare
 
 
@@ -26,8 +26,8 @@ def open_onnx(folder: Path, *, card: int = 0) -> tuple[Manifest, OnnxNetwork]:
     if manifest.kind != "onnx" or len(manifest.files) != 1:
         raise WeightsError(f"an artefact of the kind {manifest.kind[:40]!r} is no ONNX graph")
     check_files(folder, manifest)
-    grid = CellGrid(**manifest.cells.model_dump())
-    network = OnnxNetwork(folder / next(iter(manifest.files)), manifest.layer, grid, card)
+    maps = [GraphMap.from_json(one.model_dump()) for one in manifest.maps]
+    network = OnnxNetwork(folder / next(iter(manifest.files)), maps, card)
     clip = torch.from_numpy(prepare(golden_frames(clip_spec(manifest), manifest.golden.seed), clip_spec(manifest)))
     check_golden(torch.softmax(network(clip)[0].double(), dim=0).numpy(), manifest.golden.scores)
     return manifest, network

@@ -42,6 +42,15 @@ class Golden(_Part):
     scores: list[float]
 
 
+class MapFacts(_Part):
+    """One heat map, see :class:`chronolens.models.onnx_network.GraphMap`; ``output`` is its name in a graph."""
+
+    layer: str
+    output: str
+    cells: Cells
+    pathway: str | None
+
+
 class Manifest(_Part):
     """Everything that serving an artefact needs, beside its files.
 
@@ -49,12 +58,11 @@ class Manifest(_Part):
         format: of this file; a reader refuses one it does not know.
         kind: ``onnx``, ``torch-export``, ...
         model, architecture, data_set, licence, warnings: as in the weights record.
-        weights: SHA-256 of the weights file.
-        record: SHA-256 of the whole weights record, see :func:`chronolens.store.digests`.
+        weights: SHA-256 of the weights.
+        record: SHA-256 of the whole weights record, see :meth:`chronolens.catalogue.Catalogue.digests`.
         clip: how clips are sampled, sized and normalised.
         classes: labels in index order.
-        layer: whose heat map the artefact gives; the network's default.
-        cells: where the cells of that map lie on the clip.
+        maps: the heat maps that the artefact gives: those of the network's default layers.
         options: what decided how the artefact was written.
         packages: versions that wrote it.
         recipe: digest of the code that wrote it, see :mod:`chronolens.export.recipe`.
@@ -63,7 +71,7 @@ class Manifest(_Part):
         files: by their names, ``/`` between folders; the manifest itself is not among them.
     """
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     kind: str
     model: str
     architecture: str
@@ -74,8 +82,7 @@ class Manifest(_Part):
     record: str
     clip: ClipSpecInfo
     classes: list[str]
-    layer: str
-    cells: Cells
+    maps: list[MapFacts]
     options: dict[str, Any]
     packages: dict[str, str]
     recipe: str

@@ -2,7 +2,8 @@
 
     MODEL.mar: MAR-INF/MANIFEST.json  model-config.yaml  torchserve_handler.py  weights.toml  MODEL.safetensors  golden.json
 
-The same weights give the same bytes. Code is not packed: the server's Python must have this package installed.
+The same weights give the same bytes. Code is not packed: the server's Python must have this package installed, and for an own model, which
+has no file of weights, be able to import its plugin.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from pathlib import Path
 
 from chronolens.errors import ExportError, OptionsError
 from chronolens.export.kind import Ask, Kind, Options, Subject
-from chronolens.export.served import asking, golden_text, handler_file
+from chronolens.export.served import asking, golden_text, handler_file, put_model
 from chronolens.model_server.server import GOLDEN, ModelServer
-from chronolens.models.weights import write_record
 
 HANDLER = "torchserve_handler.py"
 CONFIG = "model-config.yaml"
@@ -47,8 +47,7 @@ def _write(subject: Subject, folder: Path) -> Options:
         (content / CONFIG).write_text("".join(f"{name}: {value}\n" for name, value in SERVING.items()), encoding="utf-8")
         (content / HANDLER).write_bytes(handler_file(HANDLER).read_bytes())
         (content / GOLDEN).write_text(golden_text(subject), encoding="utf-8")
-        (content / record.file).write_bytes((subject.store / record.file).read_bytes())
-        write_record(record, content)
+        put_model(subject, content)
         _zip(content, folder / f"{record.name}.mar")
     return {"handler": HANDLER, **SERVING}
 

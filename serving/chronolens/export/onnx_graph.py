@@ -12,8 +12,8 @@ from chronolens.errors import ExportError, OptionsError
 from chronolens.explain.protocol import VideoModel
 from chronolens.export.kind import Answer, Ask, Kind, Options, Subject
 from chronolens.export.quiet import quiet
-from chronolens.export.traced import INPUTS, INTERFACE, OUTPUTS, explaining, first_line
-from chronolens.models.onnx_network import OnnxNetwork
+from chronolens.export.traced import INPUTS, explaining, first_line, heat_map_names, interface
+from chronolens.models.onnx_network import GraphMap, OnnxNetwork
 
 FILE = "model.onnx"
 OPSET = 18
@@ -37,7 +37,7 @@ def build(model: VideoModel, clip: tuple[int, int, int, int]) -> bytes:
         import onnxscript  # noqa: F401  # PyTorch's exporter needs it and would say so less clearly
     except ImportError:
         raise OptionsError("the exporter to ONNX is not installed: pip install chronolens[onnx]", pointer="/kind") from None
-    proto = _converted(program)
+    proto = _converted(program, interface(model)["outputs"])
     _strip(proto)
     _name_batch(proto)
     onnx.checker.check_model(proto, full_check=True)
@@ -45,11 +45,11 @@ def build(model: VideoModel, clip: tuple[int, int, int, int]) -> bytes:
     return body
 
 
-def _converted(program: ExportedProgram) -> Any:
+def _converted(program: ExportedProgram, outputs: list[str]) -> Any:
     try:
         with quiet():
             found = torch.onnx.export(
-                program, (), input_names=list(INPUTS), output_names=list(OUTPUTS), opset_version=OPSET, external_data=False, verbose=False
+                program, (), input_names=list(INPUTS), output_names=outputs, opset_version=OPSET, external_data=False, verbose=False
             )
     except torch.onnx.OnnxExporterError as error:
         raise ExportError(f"The network cannot be written as ONNX: {first_line(error)}") from error
@@ -78,16 +78,23 @@ def write(subject: Subject, folder: Path) -> Options:
     """Write the graph of a model, see :class:`chronolens.export.kind.Kind`."""
     spec = subject.record.clip
     (folder / FILE).write_bytes(build(subject.network, (3, spec.frames, spec.height, spec.width)))
-    return {"opset": OPSET, **INTERFACE}
+    return {"opset": OPSET, **interface(subject.network)}
 
 
 def load(subject: Subject, folder: Path) -> Ask:
     """Read the graph back, see :class:`chronolens.export.kind.Kind`."""
-    spec, network = subject.record.clip, subject.network
-    grid = network.cell_grid(network.default_layer, spec.frames, spec.height, spec.width)
-    found = OnnxNetwork(folder / FILE, network.default_layer, grid)
-
+    found = OnnxNetwork(folder / FILE, graph_maps(subject))
     return lambda probe: Answer(*found.look(probe.clip, probe.target))
+
+
+def graph_maps(subject: Subject) -> list[GraphMap]:
+    """Return what the graph's heat maps are of."""
+    spec, network = subject.record.clip, subject.network
+    names = heat_map_names(len(network.default_layers))
+    return [
+        GraphMap(layer, output, network.cell_grid(layer, spec.frames, spec.height, spec.width), network.pathway_of(layer))
+        for layer, output in zip(network.default_layers, names, strict=True)
+    ]
 
 
 ONNX = Kind(write, load, ("onnx", "onnxscript", "onnxruntime"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,11 +77,10 @@ def measure(network: VideoModel, ask: Ask, asked: list[Probe]) -> Parity:
     logits, maps, same = [0.0], [0.0], True
     for probe in asked:
         found, expected = ask(probe), _expected(network, probe)
-        (heat_map,) = expected.maps.values()
-        if (found.logits.shape, found.heat_map.shape) != (expected.logits.shape, heat_map.shape):
+        if _shapes(found.logits, found.heat_maps) != _shapes(expected.logits, expected.maps):
             raise ExportError(f"The artefact answers in another shape than the network to {len(probe.clip)} clips; nothing was written.")
         logits.append(_largest(found.logits - expected.logits))
-        maps.append(_largest(grad_cam.scale(found.heat_map) - grad_cam.scale(heat_map)))
+        maps += [_largest(grad_cam.scale(found.heat_maps[layer]) - grad_cam.scale(values)) for layer, values in expected.maps.items()]
         same = same and bool((found.logits.argmax(dim=1) == expected.logits.argmax(dim=1)).all())
     # unlike max(), numpy's keeps what is not a number
     return Parity(sum(len(probe.clip) for probe in asked), float(np.max(logits)), same, float(np.max(maps)))
@@ -90,6 +90,10 @@ def _expected(network: VideoModel, probe: Probe) -> grad_cam.HeatMaps:
     with torch.no_grad():
         predicted = class_indices(network(probe.clip), None)
     return grad_cam.heat_maps(network, probe.clip, torch.where(probe.target < 0, predicted, probe.target))
+
+
+def _shapes(logits: Tensor, maps: Mapping[str, Tensor]) -> tuple[torch.Size, dict[str, torch.Size]]:
+    return logits.shape, {layer: values.shape for layer, values in maps.items()}
 
 
 def _largest(difference: Tensor) -> float:

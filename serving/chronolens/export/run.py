@@ -20,15 +20,15 @@ from pathlib import Path
 
 import torch
 
-from chronolens.errors import OptionsError, WeightsError
+from chronolens.catalogue import Catalogue
+from chronolens.errors import ExportError, OptionsError, WeightsError
 from chronolens.export import mar, onnx_graph, parity, torch_export, triton
 from chronolens.export.kind import Kind, Options, Subject
-from chronolens.export.manifest import FILE, Golden, Manifest, ParityFacts, describe_files, read_manifest, write_manifest
+from chronolens.export.manifest import FILE, Golden, Manifest, MapFacts, ParityFacts, describe_files, read_manifest, write_manifest
 from chronolens.export.recipe import recipe
 from chronolens.golden import golden_frames
-from chronolens.models.weights import find_record, load_model
-from chronolens.schemas import Cells, ClipSpecInfo
-from chronolens.store import default_store, digests
+from chronolens.schemas import ClipSpecInfo
+from chronolens.store import default_store
 from chronolens.video.prepare import prepare
 
 KINDS: dict[str, Kind] = {
@@ -46,7 +46,7 @@ def export(kind: str, model: str, store: Path | None = None, out: Path | None = 
 
     Args:
         kind: one of ``KINDS``.
-        model: name of weights in the store.
+        model: name of weights in the store, or of an own model that a plugin brings.
         store: folder with ``weights.toml``; the shipped one when None.
         out: folder to write; ``STORE/exports/MODEL/KIND`` when None. An artefact that is there already is replaced as a whole.
 
@@ -61,10 +61,13 @@ def export(kind: str, model: str, store: Path | None = None, out: Path | None = 
     if kind not in KINDS:
         raise OptionsError(f"There is no export {kind[:40]!r}.", pointer="/kind", allowed=list(KINDS))
     store = store or default_store()
-    record = find_record(store, model)
+    catalogue = Catalogue(store)
+    record, network = catalogue.open(model)
+    if not network.default_layers:
+        raise ExportError(f"The model {record.name} names no layers, and an artefact has a heat map of one; name at least one.")
     folder = (out or store / "exports" / model / kind).resolve()
     _require_replaceable(folder)
-    subject = Subject(record, load_model(record, store), store)
+    subject = Subject(record, network, store)
     # beside its place, so that it can be moved there by a rename
     with tempfile.TemporaryDirectory(prefix=".export-", dir=_existing(folder.parent)) as work:
         fresh = Path(work, "new")
@@ -72,15 +75,14 @@ def export(kind: str, model: str, store: Path | None = None, out: Path | None = 
         options = KINDS[kind].write(subject, fresh)
         found = parity.measure(subject.network, KINDS[kind].load(subject, fresh), parity.probes(record.clip, len(record.classes)))
         found.require()
-        manifest = _manifest(kind, subject, options, found, fresh)
+        manifest = _manifest(kind, subject, catalogue.digests()[record.name], options, found, fresh)
         write_manifest(manifest, fresh)
         _put(fresh, folder, Path(work, "old"))
     return folder, manifest
 
 
-def _manifest(kind: str, subject: Subject, options: Options, found: parity.Parity, folder: Path) -> Manifest:
+def _manifest(kind: str, subject: Subject, digest: str, options: Options, found: parity.Parity, folder: Path) -> Manifest:
     record, network, spec = subject.record, subject.network, subject.record.clip
-    grid = network.cell_grid(network.default_layer, spec.frames, spec.height, spec.width)
     clip = torch.from_numpy(prepare(golden_frames(spec, GOLDEN_SEED), spec))
     with torch.no_grad():
         scores = torch.softmax(network(clip)[0].double(), dim=0)
@@ -92,11 +94,10 @@ def _manifest(kind: str, subject: Subject, options: Options, found: parity.Parit
         licence=record.licence,
         warnings=list(record.warnings),
         weights=record.sha256,
-        record=digests(subject.store)[record.name],
+        record=digest,
         clip=ClipSpecInfo(**dataclasses.asdict(spec)),
         classes=list(record.classes),
-        layer=network.default_layer,
-        cells=Cells(**dataclasses.asdict(grid)),
+        maps=[MapFacts(**dataclasses.asdict(one)) for one in onnx_graph.graph_maps(subject)],
         options=dict(options),
         packages=_versions((*_PACKAGES, *KINDS[kind].packages)),
         recipe=recipe(),

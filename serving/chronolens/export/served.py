@@ -10,10 +10,12 @@ import torch
 
 from chronolens.clips import Frames
 from chronolens.engine_wire import Call, unpack_answer
+from chronolens.errors import ExportError
 from chronolens.export.kind import Answer, Ask, Probe, Subject
 from chronolens.export.recipe import handlers
 from chronolens.golden import golden_frames
 from chronolens.model_server.server import ModelServer
+from chronolens.models.weights import write_record
 from chronolens.options import GradCamOptions
 from chronolens.video.prepare import prepare
 from chronolens.wire import Arrays
@@ -24,6 +26,16 @@ GOLDEN_SEED = 0
 def handler_file(name: str) -> Path:
     """Return a handler, such as ``triton/model.py``."""
     return handlers() / name
+
+
+def put_model(subject: Subject, folder: Path) -> None:
+    """Make a folder the model store of one model: its record and its weights file, or the name of the plugin that brings the network."""
+    record = subject.record
+    if record.file:
+        (folder / record.file).write_bytes((subject.store / record.file).read_bytes())
+    elif not record.plugin:
+        raise ExportError("A model that was given in Python has no function by whose name a server's process could build it.")
+    write_record(record, folder)
 
 
 def golden_text(subject: Subject) -> str:
@@ -41,7 +53,8 @@ def asking(server: ModelServer) -> Ask:
         calls = [_call(server, frames, int(target)) for frames, target in zip(probe.frames, probe.target, strict=True)]
         answers = server.answer([call.pack() for call in calls])
         arrays = [unpack_answer(call.id, answer.body)[0] for call, answer in zip(calls, answers, strict=True)]
-        return Answer(_logits(server, probe, arrays), _stacked(arrays, next(name for name in arrays[0] if name.startswith("map/"))))
+        layers = [name.removeprefix("map/") for name in arrays[0] if name.startswith("map/")]
+        return Answer(_logits(server, probe, arrays), {layer: _stacked(arrays, f"map/{layer}") for layer in layers})
 
     return ask
 

@@ -8,7 +8,7 @@ import torch
 
 from chronolens.export.kind import Answer, Ask, Kind, Options, Probe, Subject
 from chronolens.export.quiet import quiet
-from chronolens.export.traced import INTERFACE, explaining
+from chronolens.export.traced import explaining, interface
 
 FILE = "model.pt2"
 
@@ -19,18 +19,18 @@ def write(subject: Subject, folder: Path) -> Options:
     program = explaining(subject.network, (3, spec.frames, spec.height, spec.width))
     with quiet():
         torch.export.save(program, folder / FILE)
-    return INTERFACE
+    return interface(subject.network)
 
 
-def load(_subject: Subject, folder: Path) -> Ask:
+def load(subject: Subject, folder: Path) -> Ask:
     """Read the graph back, see :class:`chronolens.export.kind.Kind`."""
     with quiet():
         module = torch.export.load(folder / FILE).module()
 
     def ask(probe: Probe) -> Answer:
         with torch.no_grad():
-            logits, _scores, _explained, heat_map = module(probe.clip, probe.target)
-        return Answer(logits, heat_map)
+            logits, _scores, _explained, *maps = module(probe.clip, probe.target)
+        return Answer(logits, dict(zip(subject.network.default_layers, maps, strict=True)))
 
     return ask
 

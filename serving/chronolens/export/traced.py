@@ -2,11 +2,14 @@
 
     clip (N, 3, T, H, W) float32, target (N,) int64  ->  logits (N, K), scores (N, K), explained (N,), heat_map (N, T', H', W')
 
+A network with several pathways has a map of each, ``heat_map_0``, ``heat_map_1``, in the order of its default layers.
+
 Traced once, forward and backward, so it works for every network that Grad-CAM works for; nothing is known here of any architecture.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -24,18 +27,25 @@ from chronolens.export.backward import backward_table
 from chronolens.export.quiet import quiet
 
 INPUTS = ("clip", "target")
-OUTPUTS = ("logits", "scores", "explained", "heat_map")
-INTERFACE: dict[str, Any] = {
-    "inputs": list(INPUTS),
-    "outputs": list(OUTPUTS),
-    "heat_map": {"weights": "per_frame", "of": "logit", "scaled": False},
-}
-"""What a manifest says about such a graph."""
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor]
+ANSWERS = ("logits", "scores", "explained")
+
+
+def heat_map_names(count: int) -> list[str]:
+    """Return what the outputs of so many heat maps are called."""
+    return ["heat_map"] if count == 1 else [f"heat_map_{number}" for number in range(count)]
+
+
+def interface(model: VideoModel) -> dict[str, Any]:
+    """Return what a manifest says about the graph of a network."""
+    return {
+        "inputs": list(INPUTS),
+        "outputs": [*ANSWERS, *heat_map_names(len(model.default_layers))],
+        "heat_map": {"weights": "per_frame", "of": "logit", "scaled": False},
+    }
 
 
 def explaining(model: VideoModel, clip: tuple[int, int, int, int]) -> ExportedProgram:
-    """Return the graph of a network with its Grad-CAM: default layer, weights per frame, gradient of the logit, unscaled.
+    """Return the graph of a network with its Grad-CAM: default layers, weights per frame, gradient of the logit, unscaled.
 
     The number of clips is dynamic, from 1 on; their shape is fixed. A target of -1 stands for the predicted class of that row, which
     ``explained`` names.
@@ -46,7 +56,7 @@ def explaining(model: VideoModel, clip: tuple[int, int, int, int]) -> ExportedPr
 
     Raises:
         ExportError: the network cannot be traced, such as one whose path depends on values.
-        UnknownLayerError: its default layer cannot be explained.
+        UnknownLayerError: a default layer cannot be explained.
     """
     example = (torch.zeros(2, *clip), torch.tensor([-1, 0]))  # two rows: PyTorch takes a size of one for fixed
     count = Dim("clips", min=1)
@@ -54,7 +64,8 @@ def explaining(model: VideoModel, clip: tuple[int, int, int, int]) -> ExportedPr
         with quiet(), gradients(), frozen(model):
             table = backward_table()
             # the weights are real tensors, the rest is traced by shape alone
-            trace = make_fx(_explainer(model), decomposition_table=table, tracing_mode="symbolic", _allow_non_fake_inputs=True)
+            explain = _explainer(_in_plain_order(model))
+            trace = make_fx(explain, decomposition_table=table, tracing_mode="symbolic", _allow_non_fake_inputs=True)
             graph = trace(*_of_any_count(example))
             program = torch.export.export(graph.eval(), example, dynamic_shapes=({0: count}, {0: count}))
     except RuntimeError as error:
@@ -69,20 +80,30 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _explainer(model: VideoModel) -> Any:
-    layer = model.default_layer
-    axis = channel_axis(model, layer)
+def _in_plain_order(model: VideoModel) -> VideoModel:
+    """Return a copy whose weights lie in memory in the order of their axes: a graph must not depend on any other."""
+    plain = copy.deepcopy(model)
+    for value in plain.parameters():
+        value.data = value.data.contiguous()
+    return plain
 
-    def explain(clip: Tensor, target: Tensor) -> Outputs:
-        with capture(model, [layer], gradients=True) as taps:
+
+def _explainer(model: VideoModel) -> Any:
+    layers = model.default_layers
+    axes = [channel_axis(model, layer) for layer in layers]
+
+    def explain(clip: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+        with capture(model, layers, gradients=True) as taps:
             logits = model(clip)
-            tap = taps[layer]
+            tapped = [taps[layer] for layer in layers]
         explained = torch.where(target < 0, logits.detach().argmax(dim=1), target)
         total = logits.gather(1, explained[:, None]).sum()  # rows are independent, so one sum gives every clip its own gradient
-        (slope,) = torch.autograd.grad(total, tap)
-        weights = slope.transpose(1, axis).mean(dim=(3, 4))
-        maps = torch.relu(torch.einsum("nkt,nkthw->nthw", weights, tap.detach().transpose(1, axis)))
-        return logits.detach(), torch.softmax(logits.detach(), dim=1), explained, maps
+        maps = []
+        for tap, slope, axis in zip(tapped, torch.autograd.grad(total, tapped) if tapped else (), axes, strict=True):
+            weights = slope.transpose(1, axis).mean(dim=(3, 4))
+            # not as a matrix product: that would view the map in another shape, which works for one order in memory only
+            maps.append(torch.relu((weights[..., None, None] * tap.detach().transpose(1, axis)).sum(dim=1)))
+        return logits.detach(), torch.softmax(logits.detach(), dim=1), explained, *maps
 
     return explain
 

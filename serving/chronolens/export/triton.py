@@ -6,7 +6,8 @@
     MODEL-explain/config.pbtxt         everything else, by the Python backend: packed calls in, packed answers out
     MODEL-explain/1/{model.py, weights.toml, MODEL.safetensors, golden.json}
 
-The same weights give the same bytes. Code is not packed: the Python that the server runs must have this package installed.
+The same weights give the same bytes. Code is not packed: the Python that the server runs must have this package installed, and for an own
+model, which has no file of weights, be able to import its plugin.
 """
 
 from __future__ import annotations
@@ -21,10 +22,9 @@ from chronolens.errors import ExportError, OptionsError
 from chronolens.explain import grad_cam
 from chronolens.export import onnx_graph, parity
 from chronolens.export.kind import Answer, Ask, Kind, Options, Subject
-from chronolens.export.served import asking, golden_text, handler_file
+from chronolens.export.served import asking, golden_text, handler_file, put_model
 from chronolens.model_server.server import GOLDEN, ModelServer
 from chronolens.model_server.triton import ANSWER, CALL, CLIP_FACTS, GRAPH, open_graph
-from chronolens.models.weights import write_record
 
 EXPLAIN = "-explain"
 MAX_BATCH = 8
@@ -43,7 +43,6 @@ def config(subject: Subject, backend: str) -> Any:
     """
     spec, classes = subject.record.clip, len(subject.record.classes)
     clip = [3, spec.frames, spec.height, spec.width]
-    cells = _cells(subject)
     row = {"dims": [1], "reshape": {"shape": []}}  # Triton counts the axis of clips apart, and allows no empty shape without this
     found: dict[str, Any] = {
         "name": subject.record.name,
@@ -54,7 +53,7 @@ def config(subject: Subject, backend: str) -> Any:
             {"name": "logits", "data_type": "TYPE_FP32", "dims": [classes]},
             {"name": "scores", "data_type": "TYPE_FP32", "dims": [classes], "label_filename": "labels.txt"},
             {"name": "explained", "data_type": "TYPE_INT64", **row},
-            {"name": "heat_map", "data_type": "TYPE_FP32", "dims": cells},
+            *({"name": name, "data_type": "TYPE_FP32", "dims": cells} for name, cells in _heat_maps(subject).items()),
         ],
         "dynamic_batching": {"preferred_batch_size": [MAX_BATCH], "default_queue_policy": {"max_queue_size": SERVING["max_queue_size"]}},
     }
@@ -115,11 +114,11 @@ def _text(config: Any) -> str:
     return str(MessageToString(config))
 
 
-def _cells(subject: Subject) -> list[int]:
-    """Return (T', H', W') of the heat map."""
+def _heat_maps(subject: Subject) -> dict[str, list[int]]:
+    """Return (T', H', W') of each heat map by the name of its output."""
     probe = parity.probes(subject.record.clip, len(subject.record.classes))[0]
-    (heat_map,) = grad_cam.heat_maps(subject.network, probe.clip, None).maps.values()
-    return list(heat_map.shape[1:])
+    found = grad_cam.heat_maps(subject.network, probe.clip, None).maps
+    return {one.output: list(found[one.layer].shape[1:]) for one in onnx_graph.graph_maps(subject)}
 
 
 def _write(subject: Subject, folder: Path) -> Options:
@@ -140,21 +139,18 @@ def _write_graph(subject: Subject, folder: Path) -> None:
     (folder / "labels.txt").write_text("".join(f"{' '.join(label.split())}\n" for label in subject.record.classes), encoding="utf-8")
     onnx_graph.write(subject, version)
     (version / "model.py").write_bytes(handler_file("triton/onnx_model.py").read_bytes())
-    spec, network = subject.record.clip, subject.network
-    grid = network.cell_grid(network.default_layer, spec.frames, spec.height, spec.width)
-    facts = {"spec": dataclasses.asdict(spec), "layer": network.default_layer, "cells": dataclasses.asdict(grid)}
+    facts = {"spec": dataclasses.asdict(subject.record.clip), "maps": [dataclasses.asdict(one) for one in onnx_graph.graph_maps(subject)]}
     (version / CLIP_FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
     (version / GOLDEN).write_text(golden_text(subject), encoding="utf-8")
 
 
 def _write_explain(subject: Subject, folder: Path) -> None:
-    record, version = subject.record, folder / _VERSION
+    version = folder / _VERSION
     version.mkdir(parents=True)
     (folder / "config.pbtxt").write_text(_text(explain_config(subject)), encoding="utf-8")
     (version / "model.py").write_bytes(handler_file("triton/model.py").read_bytes())
-    (version / record.file).write_bytes((subject.store / record.file).read_bytes())
     (version / GOLDEN).write_text(golden_text(subject), encoding="utf-8")
-    write_record(record, version)
+    put_model(subject, version)
 
 
 def _load(subject: Subject, folder: Path) -> Ask:

@@ -1,13 +1,15 @@
 """A network inside an ONNX graph that :mod:`chronolens.export.onnx_graph` wrote, run by ONNX Runtime.
 
-It passes for a network wherever only forward passes are wanted: predictions, scores, the ``exhaustive`` mask. Its heat map of the default
-layer comes out of the graph itself; nothing here computes a gradient.
+It passes for a network wherever only forward passes are wanted: predictions, scores, the ``exhaustive`` mask. Its heat maps of the default
+layers come out of the graph itself; nothing here computes a gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,13 +22,34 @@ CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 _ERRORS_ONLY = 3
 
 
+@dataclass(frozen=True)
+class GraphMap:
+    """One heat map that a graph gives.
+
+    Args:
+        layer: whose.
+        output: name of the graph's output.
+        cells: where the cells of the map lie on the clip.
+        pathway: of a network that has several, else None.
+    """
+
+    layer: str
+    output: str
+    cells: CellGrid
+    pathway: str | None = None
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> GraphMap:
+        """Undo ``dataclasses.asdict``; raises KeyError or TypeError where that is not what it is."""
+        return cls(str(facts["layer"]), str(facts["output"]), CellGrid(**facts["cells"]), facts["pathway"])
+
+
 class OnnxNetwork:
     """A :class:`chronolens.explain.protocol.VideoModel` without gradients, parameters or modules.
 
     Args:
         graph: the file, or its bytes.
-        layer: name of the layer whose heat map the graph gives.
-        grid: where the cells of that map lie on the clip.
+        maps: the heat maps that it gives.
         card: number of the graphics card, where there is one.
 
     Attributes:
@@ -38,13 +61,15 @@ class OnnxNetwork:
     """
 
     time_first_layers: frozenset[str] = frozenset()
+    stages: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     memory_format: torch.memory_format = torch.contiguous_format
     reads_in_order = False
     training = False
 
-    def __init__(self, graph: Path | bytes, layer: str, grid: CellGrid, card: int = 0) -> None:
-        self.default_layer = layer
-        self._grid = grid
+    def __init__(self, graph: Path | bytes, maps: Sequence[GraphMap], card: int = 0) -> None:
+        self._maps = {one.layer: one for one in maps}
+        self.default_layers = tuple(self._maps)
+        self.pathways = tuple(one.pathway for one in maps if one.pathway is not None)
         self._session = open_session(graph, card)
         # not ``onnxruntime.get_device()``: that says GPU even when the session fell back to the processor
         self.provider: str = self._session.get_providers()[0]
@@ -53,8 +78,8 @@ class OnnxNetwork:
         """Return logits (N, K) on the device of the clip (N, C, T, H, W)."""
         return self._run(clip, torch.full((len(clip),), -1), ["logits"])[0]
 
-    def look(self, clip: Tensor, target: int | Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return logits (N, K) and unscaled heat maps (N, T', H', W') of the default layer: weights per frame, gradient of the logit.
+    def look(self, clip: Tensor, target: int | Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return logits (N, K) and by layer unscaled heat maps (N, T', H', W'): weights per frame, gradient of the logit.
 
         Args:
             clip: (N, C, T, H, W).
@@ -69,8 +94,8 @@ class OnnxNetwork:
         if wrong:
             detail = f"Class {wrong[0]} does not exist; the model has classes 0 to {last}."
             raise UnknownClassError(detail, pointer="/target", limit=last, observed=wrong[0])
-        logits, maps = self._run(clip, wanted, ["logits", "heat_map"])
-        return logits, maps
+        logits, *maps = self._run(clip, wanted, ["logits", *(one.output for one in self._maps.values())])
+        return logits, dict(zip(self._maps, maps, strict=True))
 
     @property
     def classes(self) -> int:
@@ -81,18 +106,26 @@ class OnnxNetwork:
         """Return logits (B, K) of one clip (1, C, T, H, W) shown in B orders, (B, T) frame indices."""
         return self(clip[0].transpose(0, 1)[orders].transpose(1, 2))
 
-    def linear_head(self, steps: int, height: int, width: int) -> None:
+    def linear_head(self, layer: str, steps: int, height: int, width: int) -> None:
         """Return None: the graph makes its own heat map, see :meth:`look`."""
 
+    def pathway_of(self, layer: str) -> str | None:
+        """Return in whose time a layer's map is; None where the network has one pathway."""
+        return self._maps[layer].pathway
+
     def cell_grid(self, layer: str, frames: int, height: int, width: int) -> CellGrid:
-        """Return where the cells of the default layer's map lie; the graph takes clips of one size only, so size changes nothing.
+        """Return where the cells of a default layer's map lie; the graph takes clips of one size only, so size changes nothing.
 
         Raises:
-            UnknownLayerError: another layer; the graph maps one.
+            UnknownLayerError: another layer.
         """
-        if layer != self.default_layer:
-            raise UnknownLayerError("The graph maps one layer.", pointer="/gradcam/layers", allowed=[self.default_layer])
-        return self._grid
+        if layer not in self._maps:
+            raise UnknownLayerError("The graph has no map of this layer.", pointer="/gradcam/layers", allowed=self.default_layers)
+        return self._maps[layer].cells
+
+    def output_of(self, layer: str) -> str:
+        """Return the name of the graph's output with the map of a layer."""
+        return self._maps[layer].output
 
     def named_modules(self) -> Iterator[tuple[str, nn.Module]]:
         """Yield nothing."""
