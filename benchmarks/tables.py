@@ -44,6 +44,11 @@ def layers(model: str, dtype: str) -> str:
     return roofline.markdown(found, LAYERS)
 
 
+def parity() -> str:
+    """Return how far imported checkpoints are from their originals."""
+    return Table(**_load("import_parity.json")["figures"]).markdown().rstrip()
+
+
 def machine(file: str) -> str:
     """Return on what the figures of a file were measured."""
     facts = _load(file)["machine"]
@@ -56,6 +61,7 @@ TABLES: dict[str, Callable[..., str]] = {
     "gpu": partial(section, "bench_gpu.json"),
     "serving": partial(section, "bench_serving.json"),
     "layers": layers,
+    "parity": parity,
     "machine": machine,
 }
 

@@ -1,7 +1,8 @@
-"""Trained weights: one safetensors file and one record in ``weights.toml`` each; nothing is ever unpickled.
+"""Trained weights: one safetensors file and one record in ``weights.toml`` each; what is served is never unpickled.
 
 The record says everything that a result must be able to tell: architecture and its options, clip preparation, classes, digest,
-licence, data and figures. Tensors with two or more axes are stored as float16, the small rest (biases, BatchNorm) as float32.
+licence, data and figures. Of weights that we trained, tensors with two or more axes are stored as float16, the small rest (biases,
+BatchNorm) as float32; imported weights keep every bit.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from chronolens.clips import ClipSpec
 from chronolens.errors import UnknownModelError, WeightsError
 from chronolens.models.base import VideoNetwork
 from chronolens.models.registry import build_model
-from chronolens.store import RECORDS
+from chronolens.store import PUBLIC, RECORDS, replace_file
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class WeightsRecord:
         file, sha256: the safetensors file beside the record, and its digest.
         metrics: figures on the test split.
         warnings: sentences that go with every answer of this model.
+        plugin: function that brings the network in place of a file, see :mod:`chronolens.plugins`; ``sha256`` is then that of its tensors.
     """
 
     name: str
@@ -57,6 +59,7 @@ class WeightsRecord:
     sha256: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    plugin: str = ""
 
 
 def read_records(store: Path) -> dict[str, WeightsRecord]:
@@ -70,7 +73,7 @@ def read_records(store: Path) -> dict[str, WeightsRecord]:
         return {}
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        return {name: _from_table(name, table) for name, table in tables.items()}
+        return {name: _from_table(name, table) for name, table in tables.items() if name != PUBLIC}
     except (tomllib.TOMLDecodeError, AttributeError, TypeError, KeyError, ValueError) as error:
         raise WeightsError(f"the weights records cannot be read: {error}") from error
 
@@ -109,26 +112,35 @@ def load_model(record: WeightsRecord, store: Path) -> VideoNetwork:
     return model
 
 
-def save_weights(model: nn.Module, record: WeightsRecord, store: Path) -> WeightsRecord:
-    """Write ``NAME.safetensors`` and the record into ``store``; return the record with file and digest filled in."""
+def save_weights(model: nn.Module, record: WeightsRecord, store: Path, *, exact: bool = False) -> WeightsRecord:
+    """Write ``NAME.safetensors`` and the record into ``store``; return the record with file and digest filled in.
+
+    Args:
+        exact: keep every tensor as it is, instead of storing the large ones as float16.
+    """
     store.mkdir(parents=True, exist_ok=True)
-    tensors = {key: _compact(value) for key, value in model.state_dict().items()}
-    body = save_tensors(tensors)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    body = save_tensors(tensors if exact else {key: _compact(value) for key, value in tensors.items()})
     complete = dataclasses.replace(record, file=f"{record.name}.safetensors", sha256=hashlib.sha256(body).hexdigest())
-    (store / complete.file).write_bytes(body)
+    replace_file(store / complete.file, body)
     write_record(complete, store)
     return complete
 
 
 def write_record(record: WeightsRecord, store: Path) -> None:
-    """Add or replace one record in ``weights.toml``; the others keep their text order."""
-    records = {**read_records(store), record.name: record}
-    tables = {name: _to_table(one) for name, one in records.items()}
-    (store / RECORDS).write_text(tomli_w.dumps(tables), encoding="utf-8")
+    """Add or replace one record in ``weights.toml``; all else in it stays as it is.
+
+    Raises:
+        WeightsError: the records that are there cannot be read.
+    """
+    read_records(store)  # whatever cannot be read would be lost
+    path = store / RECORDS
+    tables = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    tables[record.name] = _to_table(record)
+    replace_file(path, tomli_w.dumps(tables).encode())
 
 
 def _compact(tensor: torch.Tensor) -> torch.Tensor:
-    tensor = tensor.detach().cpu().contiguous()
     return tensor.half() if tensor.is_floating_point() and tensor.ndim >= 2 else tensor
 
 
