@@ -54,14 +54,17 @@ def per_class(counts: np.ndarray, classes: list[str]) -> str:
     return "\n".join(lines)
 
 
-def truth(figures: dict[str, Any] | None, name: str) -> str:
+def truth(figures: dict[str, Any] | None, record: WeightsRecord) -> str:
     """Return the section on explanations; empty without figures."""
     if figures is None:
         return ""
+    name = record.name
+    pathways = build_model(record.architecture, **record.config).pathways
+    judged = " Of the pathways' heat maps the one with most steps is judged." if pathways else ""
     return f"""## Explanations against the truth
 
 `chronolens evaluate --model {name} --explanations`, seed {figures["seed"]}, {figures["clips"]} clips with motion (fewer where
-the table says so), {figures["right"]} classified rightly; all are explained for their true class. Means with 95 % bootstrap
+the table says so), {figures["right"]} classified rightly; all are explained for their true class.{judged} Means with 95 % bootstrap
 intervals over clips. What the columns mean: [docs/methods.md](../docs/methods.md), section 6; all figures:
 [{name}-truth.json]({name}-truth.json).
 
@@ -100,7 +103,7 @@ def card(record: WeightsRecord, figures: dict[str, Any], command: str, note: str
 | architecture | {record.architecture}: {config} |
 | parameters | {parameters:,} |
 | input | {clip.frames} frames of {clip.height} x {clip.width}, sampling `{clip.sampling}`, {prepared} |
-| default heat map | layer `{network.default_layer}` |
+| default heat map | {" and ".join(f"`{layer}`" for layer in network.default_layers)} |
 | weights | `{record.file}`, float16, sha256 `{record.sha256}` |
 | licence | {record.licence} |
 | data | `{record.data_set}`, {metrics.get("training_clips", "?")} training clips, drawn by this package's generator |
@@ -125,7 +128,7 @@ Split `{figures["split"]}`, seed {figures["seed"]}, {figures["n"]} clips; backgr
 
 ![Confusion matrix: rows are the truth, columns the prediction]({record.name}-confusion.png)
 
-{truth(explained, record.name)}## Limits
+{truth(explained, record)}## Limits
 
 Synthetic textures and shapes only. The model knows how things move in this data set and nothing about the real world: it is for trying the
 explanation methods, not for decisions about real video. Every answer carries a warning that says so.
@@ -158,7 +161,7 @@ def main() -> None:
         (store / f"{record.name}-truth.json").write_text(json.dumps(explained, indent=1) + "\n", encoding="utf-8")
     page = store / f"{record.name}.md"
     if figures is None:
-        page.write_text(with_truth(page.read_text(encoding="utf-8"), truth(explained, record.name)), encoding="utf-8")
+        page.write_text(with_truth(page.read_text(encoding="utf-8"), truth(explained, record)), encoding="utf-8")
     else:
         page.write_text(card(record, figures, options.command, options.note, explained), encoding="utf-8")
         image = picture(np.asarray(figures["confusion"]), figures["classes"])

@@ -19,7 +19,7 @@ Data = Annotated[
 
 
 def train(
-    architecture: Annotated[str, typer.Option(help="i3d or clstm")] = "i3d",
+    architecture: Annotated[str, typer.Option(help="i3d, clstm, tsm or slowfast")] = "i3d",
     name: Annotated[
         str | None, typer.Option(help="name of the weights; ARCHITECTURE-synthetic or ARCHITECTURE-custom when left out")
     ] = None,
@@ -101,12 +101,11 @@ def evaluate(
         return
     if methods is not None or rows is not None:
         raise OptionsError("--methods and --rows belong to --explanations")
-    from chronolens.models.weights import find_record, load_model
+    from chronolens.catalogue import open_model
     from chronolens.store import default_store
     from chronolens.training.evaluate import evaluate as run
 
-    record = find_record(default_store(), model)
-    network = load_model(record, default_store())
+    record, network = open_model(model, default_store())
     figures = run(
         network,
         record.clip,

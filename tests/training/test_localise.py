@@ -104,17 +104,17 @@ def test_boxes_become_relative_to_the_window() -> None:
 class Linear:
     """Two classes and two channels; class 0 reads channel 0, class 1 reads channel 1 twice."""
 
-    def linear_head(self, steps: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
+    def linear_head(self, layer: str, steps: int, height: int, width: int) -> tuple[Tensor, Tensor] | None:
         return torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.full((steps, height, width), 1.0 / (steps * height * width))
 
 
 class Closed:
-    def linear_head(self, steps: int, height: int, width: int) -> None:
+    def linear_head(self, layer: str, steps: int, height: int, width: int) -> None:
         return None
 
 
 def loss_of(features: Tensor, targets: list[int], cells: Tensor) -> float:
-    return localisation_loss(Linear(), features, torch.tensor(targets), cells).item()  # type: ignore[arg-type]
+    return localisation_loss(Linear(), "any", features, torch.tensor(targets), cells).item()  # type: ignore[arg-type]
 
 
 def test_even_evidence_costs_the_log_of_the_covered_share() -> None:
@@ -151,7 +151,7 @@ def test_the_mean_is_over_steps_with_a_covered_cell() -> None:
 
 def test_nothing_moving_costs_nothing() -> None:
     features = torch.randn(2, 2, 2, 3, 3, requires_grad=True)
-    loss = localisation_loss(Linear(), features, torch.tensor([0, 1]), torch.zeros(2, 2, 3, 3))  # type: ignore[arg-type]
+    loss = localisation_loss(Linear(), "any", features, torch.tensor([0, 1]), torch.zeros(2, 2, 3, 3))  # type: ignore[arg-type]
     assert loss.item() == 0.0
     loss.backward()
     assert features.grad is not None
@@ -163,7 +163,7 @@ def test_the_gradient_pushes_evidence_into_the_box() -> None:
     features = torch.randn(1, 2, 1, 3, 3, requires_grad=True)
     cells = torch.zeros(1, 1, 3, 3)
     cells[0, 0, 1, 1] = 1.0
-    loss = localisation_loss(Linear(), features, torch.tensor([1]), cells)  # type: ignore[arg-type]
+    loss = localisation_loss(Linear(), "any", features, torch.tensor([1]), cells)  # type: ignore[arg-type]
     (slope,) = torch.autograd.grad(loss, features)
     inside = torch.zeros(3, 3, dtype=torch.bool)
     inside[1, 1] = True
@@ -174,7 +174,7 @@ def test_the_gradient_pushes_evidence_into_the_box() -> None:
 
 def test_a_network_without_a_linear_head_is_refused() -> None:
     with pytest.raises(ValueError, match="linear head"):
-        localisation_loss(Closed(), torch.zeros(1, 2, 1, 2, 2), torch.tensor([0]), torch.ones(1, 1, 2, 2))  # type: ignore[arg-type]
+        localisation_loss(Closed(), "any", torch.zeros(1, 2, 1, 2, 2), torch.tensor([0]), torch.ones(1, 1, 2, 2))  # type: ignore[arg-type]
 
 
 class Framed:
@@ -227,7 +227,7 @@ def brightness(frames: Tensor) -> Tensor:
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize("epoch", range(8))
 def test_the_cover_follows_the_random_window(number: int, epoch: int) -> None:
-    dataset = ClipDataset(Framed(), [number], (32, 32), (7, 1, epoch), (FINE, (4, 8, 8)))
+    dataset = ClipDataset(Framed(), [number], (32, 32), (7, 1, epoch), [(FINE, (4, 8, 8))])
     frames, target, cells = dataset[0]
     assert (target.item(), cells.dtype) == (number, torch.float32)
     light = brightness(frames)
@@ -240,13 +240,13 @@ def test_the_cover_follows_the_random_window(number: int, epoch: int) -> None:
 
 def test_every_epoch_covers_other_cells() -> None:
     plain = torch.from_numpy(cover(Framed().truth(0), FINE, (4, 8, 8), 32))
-    found = [ClipDataset(Framed(), [0], (32, 32), (7, 1, epoch), (FINE, (4, 8, 8)))[0][2] for epoch in range(6)]
+    found = [ClipDataset(Framed(), [0], (32, 32), (7, 1, epoch), [(FINE, (4, 8, 8))])[0][2] for epoch in range(6)]
     assert all((cells - plain).abs().max() > 0.2 for cells in found)
     assert all(not torch.equal(one, two) for one, two in pairwise(found))
 
 
 def test_without_a_seed_the_cover_is_that_of_the_whole_picture() -> None:
-    dataset = ClipDataset(Framed(), [3, 2], (32, 32), None, (FINE, (4, 8, 8)))
+    dataset = ClipDataset(Framed(), [3, 2], (32, 32), None, [(FINE, (4, 8, 8))])
     frames, _, cells = dataset[1]
     assert torch.equal(cells, torch.from_numpy(cover(Framed().truth(2), FINE, (4, 8, 8), 32)))
     assert torch.corrcoef(torch.stack([brightness(frames).flatten(), cells.flatten()]))[0, 1] > 0.99
@@ -294,9 +294,9 @@ def test_a_step_of_training_adds_the_loss_and_lowers_it(tmp_path: Path) -> None:
     source = SyntheticSource("train", 0, 4, 4, 32, 32)
     trainer = Trainer(options(tmp_path, "i3d"), source, source)
     state = start(trainer.options, source.classes)
-    grid, shape = trainer._cells(state)
+    ((grid, shape),) = trainer._cells(state)
     assert (grid, shape) == (CellGrid((2, 16, 16), (1.5, 15.5, 15.5)), (2, 2, 2))
-    dataset = ClipDataset(source, list(range(4)), (32, 32), (0, 1, 0), (grid, shape))
+    dataset = ClipDataset(source, list(range(4)), (32, 32), (0, 1, 0), [(grid, shape)])
     ((clips, targets, cells),) = batches(dataset, 4, 0)
     assert 0 < cells.mean() < 1
     state.model.train()
@@ -304,13 +304,13 @@ def test_a_step_of_training_adds_the_loss_and_lowers_it(tmp_path: Path) -> None:
     def losses() -> tuple[float, float]:
         with torch.no_grad(), capture(state.model, ["Mixed_5c"]) as taps:
             logits = state.model(trainer._prepare(clips, 32))
-            local = localisation_loss(state.model, taps["Mixed_5c"], targets, cells)
+            local = localisation_loss(state.model, "Mixed_5c", taps["Mixed_5c"], targets, cells)
         return float(F.cross_entropy(logits, targets, label_smoothing=trainer.options.smoothing)), float(local)
 
     entropy, local = losses()
     assert local > 0.1
-    total, _ = trainer._step(state, clips, targets, cells, 0.5)
+    total, _ = trainer._step(state, clips, targets, [cells], 0.5)
     assert total == pytest.approx(entropy + 0.5 * local, rel=1e-3)
     for _ in range(3):
-        trainer._step(state, clips, targets, cells, 5.0)
+        trainer._step(state, clips, targets, [cells], 5.0)
     assert losses()[1] < local

@@ -118,6 +118,12 @@ def test_prepare_scales_and_moves_channels_first() -> None:
     assert ready[:, 1:].unique().tolist() == [-1.0]
 
 
+def test_prepare_puts_channels_in_the_order_of_the_model() -> None:
+    clips = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 1, 1, 1, 3)
+    ready = prepare(clips, ClipSpec(1, 1, 1, mean=(1.0, 2.0, 3.0), std=(1.0, 2.0, 1.0), channels="bgr"))
+    assert ready.flatten().tolist() == [29.0, 9.0, 7.0]
+
+
 def test_augmentation_never_flips() -> None:
     clip, _ = Sides().load(0)
     for seed in range(40):
@@ -174,7 +180,7 @@ def test_transplant_keeps_the_logits_of_an_even_map() -> None:
 
 def test_unknown_architecture_is_refused() -> None:
     with pytest.raises(UnknownModelError):
-        build("tsm", 3, frames=2, size=64, dropout=0.0)
+        build("c3d", 3, frames=2, size=64, dropout=0.0)
     with pytest.raises(ValueError, match="outside the schedule"):
         TrainOptions("i3d", "x", phases=(Phase(64, 2),)).phase_of(2)
 
@@ -185,7 +191,7 @@ def test_options_take_the_recipe_of_the_architecture() -> None:
     own = TrainOptions("i3d", "x", rate=0.5, dropout=0.0, phases=(Phase(32, 1),))
     assert (own.rate, own.dropout, own.size, own.epochs) == (0.5, 0.0, 32, 1)
     with pytest.raises(UnknownModelError):
-        TrainOptions("tsm", "x")
+        TrainOptions("c3d", "x")
 
 
 class Sorted(Sides):

@@ -10,17 +10,25 @@ from chronolens.errors import UnknownModelError
 from chronolens.models.base import VideoNetwork
 from chronolens.models.clstm import CLSTM, CLSTMConfig
 from chronolens.models.i3d import I3D, I3DConfig
+from chronolens.models.slowfast import SlowFast, SlowFastConfig
+from chronolens.models.tsm import TSM, TSMConfig
 from chronolens.training.motion_start import start_with_motion
 
-ARCHITECTURES = ("i3d", "clstm")
-CLASSIFIERS = ("logits.", "endFC.")
+MEMORY_FORMATS = {
+    "i3d": I3D.memory_format,
+    "clstm": CLSTM.memory_format,
+    "tsm": TSM.memory_format,
+    "slowfast": SlowFast.memory_format,
+}
+"""The architectures that can be trained, and in which order of axes in memory that is fastest."""
+CLASSIFIERS = ("logits.", "endFC.", "head.")
 
 
 def build(architecture: str, classes: int, *, frames: int, size: int, dropout: float) -> VideoNetwork:
     """Return a fresh network for clips of ``frames`` x ``size`` x ``size``.
 
     Raises:
-        UnknownModelError: the architecture is not one of ``ARCHITECTURES``.
+        UnknownModelError: the architecture is not one of ``MEMORY_FORMATS``.
     """
     if architecture == "i3d":
         return I3D(I3DConfig(classes, temporal_strides=(2, 1, 1), last_stride=1, head="global", dropout=dropout))
@@ -28,7 +36,11 @@ def build(architecture: str, classes: int, *, frames: int, size: int, dropout: f
         model = CLSTM(CLSTMConfig(classes, frames, size, size, strides=(2, 1, 1), dropout=dropout))
         start_with_motion(model)
         return model
-    raise UnknownModelError(f"no architecture {architecture!r} to train", allowed=ARCHITECTURES)
+    if architecture == "tsm":
+        return TSM(TSMConfig(classes, depth=18, width=32, last_stride=1, dropout=dropout))
+    if architecture == "slowfast":
+        return SlowFast(SlowFastConfig(classes, depth=18, width=24, beta=3, last_stride=1, dropout=dropout))
+    raise UnknownModelError(f"no architecture {architecture!r} to train", allowed=list(MEMORY_FORMATS))
 
 
 def transplant(source: nn.Module, target: nn.Module) -> None:

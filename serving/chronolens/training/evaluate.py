@@ -70,8 +70,7 @@ def evaluate(
     Raises:
         OptionsError: the classes of the data are others than the network's, or the data set cannot be opened.
     """
-    shape = (spec.frames, spec.height, spec.width)
-    source = open_source(data, split, shape=shape, seed=seed, count=limit)
+    source = open_source(data, split, spec=spec, seed=seed, count=limit)
     if list(source.classes) != list(classes):
         raise OptionsError("the data set's classes are not those of the model", pointer="/data", allowed=classes)
     found = predict_source(model, spec, source, limit, reversed=reversed, frozen=frozen, precision=precision, workers=workers)

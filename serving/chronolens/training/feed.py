@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,12 +16,15 @@ from chronolens.errors import OptionsError
 from chronolens.training.augment import augment, draw_window, resize
 from chronolens.training.localise import cover, cropped
 
+Cells = tuple[CellGrid, tuple[int, int, int]]
+"""Where the cells of a map lie, and its shape (T', h, w)."""
+
 
 class ClipDataset(Dataset[tuple[Tensor, ...]]):
     """Clips of a source at one size; changed at random when ``seed`` is given.
 
-    Items are (T, H, W, 3) uint8, the class index and, when ``cells`` are given, how much boxes of moving objects cover each cell of
-    the map, (T', h, w) float32.
+    Items are (T, H, W, 3) uint8, the class index and, for each map in ``cells``, how much boxes of moving objects cover each of its cells,
+    (T', h, w) float32.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class ClipDataset(Dataset[tuple[Tensor, ...]]):
         numbers: list[int],
         size: tuple[int, int],
         seed: tuple[int, ...] | None = None,
-        cells: tuple[CellGrid, tuple[int, int, int]] | None = None,
+        cells: Sequence[Cells] = (),
     ) -> None:
         self.source, self.numbers, self.size, self.seed, self.cells = source, numbers, size, seed, cells
 
@@ -43,16 +46,16 @@ class ClipDataset(Dataset[tuple[Tensor, ...]]):
         rng = None if self.seed is None else np.random.default_rng([*self.seed, number])
         frames = resize(drawn, *self.size) if rng is None else augment(drawn, *self.size, rng)
         item = torch.from_numpy(np.ascontiguousarray(frames)), torch.tensor(target)
-        return item if self.cells is None else (*item, self._cover(number, drawn.shape[1], drawn.shape[2]))
+        return (*item, *self._covers(number, drawn.shape[1], drawn.shape[2])) if self.cells else item
 
-    def _cover(self, number: int, height: int, width: int) -> Tensor:
-        if not isinstance(self.source, KnowsMotion) or self.cells is None:
+    def _covers(self, number: int, height: int, width: int) -> list[Tensor]:
+        if not isinstance(self.source, KnowsMotion):
             raise OptionsError("the data set does not know where its objects are", pointer="/phases")
         truth = self.source.truth(number)
         if self.seed is not None:  # the window that augment has drawn first from the same numbers
             window = draw_window(height, width, np.random.default_rng([*self.seed, number]))
             truth = cropped(truth, window, height, width)
-        return torch.from_numpy(cover(truth, *self.cells, self.size[0]))
+        return [torch.from_numpy(cover(truth, *one, self.size[0])) for one in self.cells]
 
 
 def epoch_numbers(total: int, clips: int, epoch: int, seed: int) -> list[int]:
@@ -66,7 +69,7 @@ def epoch_numbers(total: int, clips: int, epoch: int, seed: int) -> list[int]:
 
 
 def batches(dataset: ClipDataset, batch: int, workers: int, *, drop_last: bool = False) -> Iterator[tuple[Tensor, ...]]:
-    """Yield (B, T, H, W, 3) uint8, (B,) int64 and, for a dataset with cells, (B, T', h, w) float32, in the dataset's order."""
+    """Yield (B, T, H, W, 3) uint8, (B,) int64 and, for each map of a dataset with cells, (B, T', h, w) float32, in the dataset's order."""
     loader = DataLoader(
         dataset,
         batch_size=batch,
@@ -84,7 +87,12 @@ def _start_worker(_: int) -> None:
 
 
 def prepare(clips: Tensor, spec: ClipSpec) -> Tensor:
-    """Turn uint8 clips (N, T, H, W, 3) into the network's input (N, 3, T, H, W) float32, ``(value * scale - mean) / std``."""
+    """Turn uint8 RGB clips (N, T, H, W, 3) into the network's input (N, 3, T, H, W) float32, ``(value * scale - mean) / std``.
+
+    Channels are in the order of ``spec.channels``, and so are ``mean`` and ``std``.
+    """
+    if spec.channels == "bgr":
+        clips = clips.flip(-1)
     mean = torch.tensor(spec.mean).view(1, 3, 1, 1, 1)
     std = torch.tensor(spec.std).view(1, 3, 1, 1, 1)
     return (clips.permute(0, 4, 1, 2, 3).float() * spec.scale - mean) / std

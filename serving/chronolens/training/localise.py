@@ -40,10 +40,10 @@ def cover(truth: MotionTruth, grid: CellGrid, shape: tuple[int, int, int], size:
     found = np.zeros(shape, dtype=np.float32)
     if truth.what != "object":
         return found
-    frames = len(truth.moving)
+    step_of = grid.steps_shown(steps, len(truth.moving))
     edges = [_edges(grid.first[axis], grid.stride[axis], count, size) for axis, count in ((1, rows), (2, columns))]
     for step in range(steps):
-        shown = [t for t in range(frames) if t * steps // frames == step and truth.moving[t]]
+        shown = np.flatnonzero((step_of == step) & truth.moving)
         for t in shown:
             sums = np.pad(inside_boxes(truth.boxes[t], size, size).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
             (top, bottom), (left, right) = edges
@@ -67,12 +67,13 @@ def cropped(truth: MotionTruth, window: Window, height: int, width: int) -> Moti
     return MotionTruth(truth.what, truth.moving, boxes)
 
 
-def localisation_loss(model: VideoNetwork, features: Tensor, targets: Tensor, covered: Tensor) -> Tensor:
+def localisation_loss(model: VideoNetwork, layer: str, features: Tensor, targets: Tensor, covered: Tensor) -> Tensor:
     """Return the mean of ``-log(sum of cover * softmax of the evidence over places)`` over the steps in which an object moves.
 
     Args:
-        model: with logits that are linear in its default layer.
-        features: (N, C, T', h, w) activations of that layer.
+        model: with logits that are linear in the layer.
+        layer: its name.
+        features: (N, C, T', h, w) its activations.
         targets: (N,) true classes.
         covered: (N, T', h, w) from :func:`cover`.
 
@@ -82,7 +83,7 @@ def localisation_loss(model: VideoNetwork, features: Tensor, targets: Tensor, co
     Raises:
         ValueError: the model has no linear head.
     """
-    head = model.linear_head(*features.shape[2:])
+    head = model.linear_head(layer, *features.shape[2:])
     if head is None:
         raise ValueError("only a network with a linear head can be taught where to look")
     evidence = torch.einsum("nk,nkthw->nthw", head[0][targets].float(), features.float()).flatten(2)

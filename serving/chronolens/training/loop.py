@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
-from chronolens.clips import CellGrid, ClipSpec
+from chronolens.clips import ClipSpec
 from chronolens.data.source import CachedSource, ClipSource
 from chronolens.data.time_arrow import ArrowSource
 from chronolens.explain.capture import capture
+from chronolens.training.architectures import MEMORY_FORMATS
 from chronolens.training.evaluate import predict_source, scores
-from chronolens.training.feed import ClipDataset, batches, epoch_numbers, prepare
+from chronolens.training.feed import Cells, ClipDataset, batches, epoch_numbers, prepare
 from chronolens.training.localise import localisation_loss
 from chronolens.training.norm import recalibrate, use_running
 from chronolens.training.options import Phase, TrainOptions
@@ -74,7 +75,7 @@ class Trainer:
             state = move_to_size(state, options, self.classes, phase.size)
         began = time.monotonic()
         numbers = epoch_numbers(len(self.train_source), options.clips, state.epoch, options.seed)
-        cells = self._cells(state) if phase.localise else None
+        cells = self._cells(state) if phase.localise else ()
         dataset = ClipDataset(self.train_source, numbers, (phase.size, phase.size), (options.seed, 1, state.epoch), cells)
         steps = len(numbers) // options.batch
         task = progress.add_task(f"epoch {state.epoch + 1}/{options.epochs} at {phase.size}", total=steps)
@@ -86,7 +87,7 @@ class Trainer:
         total, right = 0.0, 0
         for step, (clips, targets, *covered) in enumerate(batches(dataset, options.batch, options.workers, drop_last=True)):
             self._set_rate(state, step / steps)
-            loss, logits = self._step(state, clips, targets, covered[0] if covered else None, phase.localise)
+            loss, logits = self._step(state, clips, targets, covered, phase.localise)
             total += loss
             right += int((logits.argmax(1) == targets).sum())
             progress.update(
@@ -97,13 +98,13 @@ class Trainer:
         self._report(state, phase, {"loss": total / steps, "train_accuracy": right / (steps * options.batch)}, began)
         return state
 
-    def _cells(self, state: TrainState) -> tuple[CellGrid, tuple[int, int, int]]:
-        """Return where the cells of the default map lie, and its shape (T', h, w)."""
+    def _cells(self, state: TrainState) -> list[Cells]:
+        """Return where the cells of the default maps lie, and their shapes."""
         model, frames, size = state.average.model, self.options.frames, state.size
-        with torch.no_grad(), capture(model, [model.default_layer]) as taps:
+        with torch.no_grad(), capture(model, model.default_layers) as taps:
             model(torch.zeros(1, 3, frames, size, size))
-            _, _, *shape = taps[model.default_layer].shape
-        return model.cell_grid(model.default_layer, frames, size, size), (shape[0], shape[1], shape[2])
+            shapes = {layer: taps[layer].shape[2:] for layer in model.default_layers}
+        return [(model.cell_grid(layer, frames, size, size), (shape[0], shape[1], shape[2])) for layer, shape in shapes.items()]
 
     def _set_rate(self, state: TrainState, part: float) -> None:
         """Linear warm-up over the first 4 % of the schedule, then a half cosine to 1 %; time counts in epochs."""
@@ -113,16 +114,16 @@ class Trainer:
             group["lr"] = self.options.rate * max(factor, 0.01) * group.get("scale", 1.0)
 
     def _step(
-        self, state: TrainState, clips: Tensor, targets: Tensor, covered: Tensor | None = None, localise: float = 0.0
+        self, state: TrainState, clips: Tensor, targets: Tensor, covered: Sequence[Tensor] = (), localise: float = 0.0
     ) -> tuple[float, Tensor]:
-        options, layer = self.options, getattr(state.model, "default_layer", "")
-        tapped = [layer] if covered is not None else []
+        options = self.options
+        tapped = state.model.default_layers if covered else ()
         with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"), capture(state.model, tapped) as taps:
             logits = state.model(self._prepare(clips, state.size))
-            features = taps[layer] if tapped else logits
+            features = {layer: taps[layer] for layer in tapped}
         loss = F.cross_entropy(logits.float(), targets, label_smoothing=options.smoothing)
-        if covered is not None:
-            loss = loss + localise * localisation_loss(state.model, features, targets, covered)
+        for layer, cells in zip(tapped, covered, strict=True):
+            loss = loss + localise / len(tapped) * localisation_loss(state.model, layer, features[layer], targets, cells)
         state.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(state.model.parameters(), options.clip_norm)
@@ -132,7 +133,7 @@ class Trainer:
 
     def _prepare(self, clips: Tensor, size: int) -> Tensor:
         prepared = prepare(clips, clip_spec(self.options, size))
-        return prepared.contiguous(memory_format=torch.channels_last_3d) if self.options.architecture == "i3d" else prepared
+        return prepared.contiguous(memory_format=MEMORY_FORMATS[self.options.architecture])
 
     def _report(self, state: TrainState, phase: Phase, figures: dict[str, Any], began: float) -> None:
         """Measure on the validation split, note it in the history and in the log."""
@@ -167,9 +168,9 @@ def open_sources(options: TrainOptions) -> tuple[ClipSource, ClipSource]:
     """Return the cached training and validation sources of a run."""
     size = options.drawn
     shape = (options.frames, size, size)
-    cache = options.work / "cache"
-    train = open_source(options.data, "train", shape=shape, seed=options.seed, count=options.pool)
-    val = open_source(options.data, "val", shape=shape, seed=options.seed, count=options.validate)
+    cache, spec = options.work / "cache", ClipSpec(*shape)
+    train = open_source(options.data, "train", spec=spec, seed=options.seed, count=options.pool)
+    val = open_source(options.data, "val", spec=spec, seed=options.seed, count=options.validate)
     return _cached(train, cache, shape), _cached(val, cache, shape)
 
 

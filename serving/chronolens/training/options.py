@@ -14,6 +14,7 @@ class Phase:
 
     A phase with ``running_norm`` normalises with the running statistics instead of those of the batch. The C-LSTM needs it: its one
     BatchNorm serves every cell, so the running statistics mix cells that have different ones, and the network must get used to the mix.
+    The residual networks gain from it too, see ``RESIDUAL``.
 
     ``localise`` weighs the loss that teaches the network to find its evidence on moving objects, see :mod:`chronolens.training.localise`;
     it needs a data set that knows where they are.
@@ -42,8 +43,13 @@ class Recipe:
 
 
 LOCALISE = 0.3
+RESIDUAL = (Phase(64, 14), Phase(112, 4), Phase(112, 4, localise=LOCALISE), Phase(112, 3, running_norm=True, localise=LOCALISE))
+"""Between the statistics of a batch and the running ones the residual networks lose a tenth of their accuracy, until they are trained
+with the latter."""
 RECIPES = {
     "i3d": Recipe((Phase(64, 11), Phase(112, 2), Phase(112, 3, localise=LOCALISE)), rate=1e-3, dropout=0.2),
+    "tsm": Recipe(RESIDUAL, rate=2e-3, dropout=0.2),
+    "slowfast": Recipe(RESIDUAL, rate=2e-3, dropout=0.2),
     "clstm": Recipe((Phase(64, 5), Phase(64, 8, running_norm=True)), rate=1.5e-3, dropout=0.0),
 }
 
@@ -53,7 +59,7 @@ class TrainOptions:
     """What ``train`` does.
 
     Args:
-        architecture: ``i3d`` or ``clstm``.
+        architecture: ``i3d``, ``clstm``, ``tsm`` or ``slowfast``.
         name: of the weights in the record, such as ``i3d-synthetic``.
         data: ``synthetic``, a folder of class folders, or a CSV file; ``arrow-of-time:`` before it asks which way a clip is played.
         start_from: name of shipped weights to start from, of the same architecture and shape; the
@@ -118,8 +124,8 @@ class TrainOptions:
         for name, missing in (("phases", not self.phases), ("rate", self.rate == 0), ("dropout", self.dropout < 0)):
             if missing:
                 object.__setattr__(self, name, getattr(recipe, name))  # the dataclass is frozen for everybody else
-        if any(phase.localise for phase in self.phases) and not (self.knows_boxes and self.architecture == "i3d"):
-            raise OptionsError("only the I3D on synthetic clips can be taught where things move", pointer="/phases")
+        if any(phase.localise for phase in self.phases) and not (self.knows_boxes and self.architecture != "clstm"):
+            raise OptionsError("only a network with a linear head, on synthetic clips, can be taught where things move", pointer="/phases")
 
     @property
     def knows_boxes(self) -> bool:

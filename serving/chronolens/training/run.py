@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from chronolens.clips import ClipSpec
 from chronolens.models.weights import WeightsRecord, save_weights
 from chronolens.training.evaluate import evaluate
 from chronolens.training.loop import Trainer, clip_spec, open_sources
@@ -28,7 +29,8 @@ def train(options: TrainOptions) -> WeightsRecord | None:
     Raises:
         OptionsError: the data set cannot be opened.
     """
-    open_source(options.data, "test", shape=(options.frames, 1, 1), seed=options.seed, count=1)  # rather fail now than after training
+    # rather fail now than after training
+    open_source(options.data, "test", spec=ClipSpec(options.frames, 1, 1), seed=options.seed, count=1)
     train_source, val_source = open_sources(options)
     trainer = Trainer(options, train_source, val_source)
     state = trainer.run()

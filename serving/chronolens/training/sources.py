@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from chronolens.clips import ClipSpec
 from chronolens.data.clips_folder import open_clips
 from chronolens.data.source import ClipSource, SyntheticSource
 from chronolens.data.synthetic import SPLITS
@@ -13,14 +14,14 @@ from chronolens.errors import OptionsError
 ARROW_PREFIX = "arrow-of-time:"
 
 
-def open_source(data: str, split: str, *, shape: tuple[int, int, int], seed: int, count: int) -> ClipSource:
+def open_source(data: str, split: str, *, spec: ClipSpec, seed: int, count: int) -> ClipSource:
     """Return one split of a data set.
 
     Args:
         data: ``synthetic``, a folder with one sub-folder a class, or a CSV file with the columns file, label and perhaps split;
             ``arrow-of-time:`` before it gives every clip forwards and backwards, labelled by that.
         split: ``train``, ``val`` or ``test``.
-        shape: (T, H, W) of the frames.
+        spec: how clips are sampled and sized; synthetic ones are drawn at the size.
         seed: of the synthetic clips, or of the division into splits.
         count: at most so many clips; an odd number of clips in two directions is rounded up.
 
@@ -31,13 +32,12 @@ def open_source(data: str, split: str, *, shape: tuple[int, int, int], seed: int
         raise OptionsError(f"unknown split {split!r}", pointer="/split", allowed=SPLITS)
     if seed < 0:
         raise OptionsError("the seed is a whole number of at least 0", pointer="/seed", observed=seed)
-    frames, height, width = shape
     if data.startswith(ARROW_PREFIX):
         if data.startswith(ARROW_PREFIX, len(ARROW_PREFIX)):
             raise OptionsError("time has one arrow", pointer="/data")
-        return ArrowSource(open_source(data.removeprefix(ARROW_PREFIX), split, shape=shape, seed=seed, count=(count + 1) // 2))
+        return ArrowSource(open_source(data.removeprefix(ARROW_PREFIX), split, spec=spec, seed=seed, count=(count + 1) // 2))
     if not data:
         raise OptionsError("no data set is named", pointer="/data")
     if data == "synthetic":
-        return SyntheticSource(split, seed, count, frames, height, width)
-    return open_clips(Path(data), split, frames=frames, height=height, width=width, seed=seed, count=count)
+        return SyntheticSource(split, seed, count, spec.frames, spec.height, spec.width)
+    return open_clips(Path(data), split, spec=spec, seed=seed, count=count)

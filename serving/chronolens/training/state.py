@@ -20,7 +20,7 @@ from chronolens.models.base import VideoNetwork
 from chronolens.models.clstm import CLSTM
 from chronolens.models.weights import find_record, load_model
 from chronolens.store import default_store
-from chronolens.training.architectures import adopt, build, transplant
+from chronolens.training.architectures import MEMORY_FORMATS, adopt, build, transplant
 from chronolens.training.averaging import Average
 from chronolens.training.options import TrainOptions
 
@@ -84,8 +84,7 @@ def move_to_size(state: TrainState, options: TrainOptions, classes: int, size: i
 
 def _assemble(options: TrainOptions, classes: int, size: int) -> TrainState:
     model = build(options.architecture, classes, frames=options.frames, size=size, dropout=options.dropout)
-    if options.architecture == "i3d":
-        model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    model = model.to(memory_format=MEMORY_FORMATS[options.architecture])  # type: ignore[call-overload]
     return TrainState(model, Average(model, options.ema), _optimiser(model, options), size)
 
 
