@@ -4,6 +4,8 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded: spinning threads crawl on a busy machine
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from chronolens.clips import ClipInfo, ClipSpec, DecodedClip
 from chronolens.models import build_model
 from chronolens.models.weights import WeightsRecord, save_weights
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 CLASSES = ("opening", "closing", "turning", "holding")
 SPEC = ClipSpec(8, 32, 32, scale=2 / 255, mean=(1.0, 1.0, 1.0))
 TINY = {

@@ -14,6 +14,8 @@ from typing import IO
 import uvicorn
 from pydantic import ValidationError
 
+from chronolens import plugin_names
+from chronolens.errors import PluginError
 from chronolens_gateway import logs
 from chronolens_gateway.app import create_app
 from chronolens_gateway.errors import DataFolderInUseError
@@ -34,6 +36,7 @@ def serve(host: str = "127.0.0.1", port: int = 8000, data_dir: Path | None = Non
     """
     logs.configure("gateway")
     try:
+        plugin_names.use()
         settings = Settings() if data_dir is None else Settings(data_dir=data_dir)
         settings.prepare()
         lock = _own(settings) if settings.embedded else None
@@ -41,7 +44,7 @@ def serve(host: str = "127.0.0.1", port: int = 8000, data_dir: Path | None = Non
         for wrong in error.errors(include_url=False):
             sys.stderr.write(f"chronolens cannot start: CHRONOLENS_{str(wrong['loc'][0]).upper()}: {wrong['msg']}\n")
         sys.exit(2)
-    except (OSError, DataFolderInUseError) as error:
+    except (OSError, DataFolderInUseError, PluginError) as error:
         sys.stderr.write(f"chronolens cannot start: {error}\n")
         sys.exit(2)
     with lock or contextlib.nullcontext():

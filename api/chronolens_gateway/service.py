@@ -64,6 +64,7 @@ class Service:
             path,
             info.clip.frames,
             rule=info.clip.sampling,
+            interval=info.clip.interval,
             start_s=options.start_s,
             end_s=options.end_s,
             limits=self.limits.decode,

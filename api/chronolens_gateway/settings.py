@@ -8,10 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 import chronolens
+from chronolens import plugin_names
+from chronolens.errors import PluginError
 from chronolens.store import default_store
 
 _LONGEST_SOCKET_PATH = 100
@@ -31,6 +33,8 @@ class Settings(BaseSettings):
             ``triton-http`` or ``triton-grpc``.
         engine_folder: run folder of TorchServe or Triton, where its addresses (and TorchServe's keys) are; in ``data_dir`` when None.
         model_store: folder with ``weights.toml``.
+        plugins: functions ``module:function`` that bring own models, commas between them; installed packages bring theirs unasked, unless
+            ``none`` is among the words.
         data_dir: jobs, artefacts, uploads and the embedded database live here.
         database_url: SQLAlchemy address of the job database; SQLite in ``data_dir`` when None.
         engine_socket: Unix socket of the worker pool; a private one in ``data_dir`` when None.
@@ -50,6 +54,7 @@ class Settings(BaseSettings):
     engine: Engine = "local"
     engine_folder: Path | None = None
     model_store: Path = Field(default_factory=default_store)
+    plugins: str = ""
     data_dir: Path = Field(default_factory=_default_data_dir)
     database_url: str | None = None
     engine_socket: Path | None = None
@@ -65,6 +70,15 @@ class Settings(BaseSettings):
     predict_timeout_s: float = Field(default=30.0, gt=0)
     max_wait_s: float = Field(default=60.0, ge=0)
     engine_patience_s: float = Field(default=120.0, gt=0)
+
+    @field_validator("plugins")
+    @classmethod
+    def _written_rightly(cls, value: str) -> str:
+        try:
+            plugin_names.listed(value)
+        except PluginError as error:
+            raise ValueError(error.detail) from error
+        return value
 
     @property
     def run_dir(self) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
 
-from chronolens import cli_export, cli_studies, cli_training, schemas
+from chronolens import cli_export, cli_models, cli_studies, cli_training, plugin_names, schemas
+from chronolens.cli_plugins import Plugins
 from chronolens.errors import ChronolensError
 from chronolens.summary import explanation_lines, prediction_table
 
@@ -24,6 +23,7 @@ app.command()(cli_training.train)
 app.command()(cli_training.evaluate)
 app.command()(cli_export.export)
 app.add_typer(cli_studies.app, name="study")
+app.add_typer(cli_models.app, name="models")
 
 Clip = Annotated[Path, typer.Argument(help="video file: MP4/MOV, Matroska/WebM or AVI", exists=True, dir_okay=False, show_default=False)]
 Model = Annotated[str, typer.Option(help="name of a served model, see `chronolens models`")]
@@ -47,6 +47,7 @@ def explain(
     seed: Annotated[int, typer.Option(help="seed of everything random")] = 0,
     steps: Annotated[int | None, typer.Option(help="optimiser steps a mask; the preset's own when left out")] = None,
     out: Annotated[Path, typer.Option(help="folder for videos, pictures and result.json")] = Path("explained"),
+    plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain a clip: heat maps, freeze and reverse masks, scores."""
@@ -75,6 +76,7 @@ def predict(
     clip: Clip,
     model: Model = "i3d-synthetic",
     top_k: Annotated[int, typer.Option(help="how many classes to list")] = 5,
+    plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict the class of a clip."""
@@ -88,34 +90,11 @@ def predict(
 
 
 @app.command()
-def models(as_json: AsJson = False) -> None:
-    """List the served models."""
-    from chronolens.engine import Engine
-
-    found = Engine().models()
-    if as_json:
-        typer.echo(json.dumps({"models": [info.model_dump(mode="json") for info in found]}))
-        return
-    table = Table(Column("model", no_wrap=True), "architecture", "data set", "classes", "clip", "macro F1", "weights")
-    for info in found:
-        clip = f"{info.clip.frames} x {info.clip.height} x {info.clip.width}"
-        table.add_row(
-            info.name,
-            info.architecture,
-            info.data_set,
-            str(len(info.classes)),
-            clip,
-            str(info.metrics.get("f1", "-")),
-            info.weights[:12],
-        )
-    answers.print(table)
-
-
-@app.command()
 def serve(
     host: Annotated[str, typer.Option(help="address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="port; 0 takes a free one", min=0, max=65535)] = 8000,
     engine: Annotated[str | None, typer.Option(help="local, onnx, torchserve, triton-http or triton-grpc", show_default="local")] = None,
+    plugin: Plugins = None,
 ) -> None:
     """Run the HTTP service with its runner and the engine on this machine; model servers are given what they need first."""
     if engine is not None:
@@ -125,7 +104,7 @@ def serve(
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
+def doctor(plugin: Plugins = None, as_json: AsJson = False) -> None:
     """Tell which engines are usable on this machine, and why the others are not."""
     arguments = [sys.executable, "-m", "chronolens_gateway.doctor", *(["--json"] if as_json else [])]
     os.execv(sys.executable, arguments)
@@ -160,6 +139,7 @@ def main() -> None:
     # Set before torch is loaded: threads that spin while they wait make a network some 20 times slower when another process is busy.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
+        plugin_names.use()
         app()
     except ChronolensError as error:
         notes.print(f"{error.code}: {error.detail}", markup=False, highlight=False, soft_wrap=True)

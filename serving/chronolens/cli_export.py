@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from chronolens.cli_plugins import Plugins
+
 if TYPE_CHECKING:
     from chronolens.export.manifest import Manifest
 
@@ -18,6 +20,7 @@ def export(
     model: Annotated[str, typer.Argument(help="name of a served model, see `chronolens models`", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="folder to write; STORE/exports/MODEL/KIND when left out")] = None,
     store: Annotated[Path | None, typer.Option(help="folder with weights.toml; the shipped one when left out")] = None,
+    plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="print the manifest as one JSON object")] = False,
 ) -> None:
     """Write a model in another format, and prove that it answers as the network does."""

@@ -10,6 +10,7 @@
     │   ├── UnknownClassError
     │   └── UnknownLayerError
     ├── WeightsError              a weights file or its record is missing, damaged or does not fit
+    │   └── PluginError               somebody's own model cannot be served; the message says what is missing
     ├── NonFiniteResultError      the network returned NaN or infinity
     ├── ExportError               an artefact cannot be made, or does not answer as the network does
     ├── EngineUnavailableError    whatever runs the models cannot be reached, or answered nonsense
@@ -113,6 +114,12 @@ class WeightsError(ChronolensError):
     """A weights file or its record is missing, damaged or does not fit the architecture."""
 
     code = "weights-invalid"
+
+
+class PluginError(WeightsError):
+    """An own model cannot be imported, or lacks what serving it needs. The operator reads this when the engine starts."""
+
+    code = "plugin-invalid"
 
 
 class NonFiniteResultError(ChronolensError):

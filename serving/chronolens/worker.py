@@ -56,9 +56,10 @@ def main() -> None:
         engine = OnnxEngine(options.onnx, options.models, card=options.index) if options.onnx else Engine(store, device_of(options.index))
         served = engine.models()
         for info in served:  # the first answer takes longer than the others, and a model that gives no numbers must not be served
-            engine.look(info.name, golden_frames(engine.load(info.name).record.clip), target=None, gradcam=GradCamOptions())
+            gradcam = GradCamOptions() if "gradcam" in info.methods else None
+            engine.look(info.name, golden_frames(engine.load(info.name).record.clip), target=None, gradcam=gradcam)
     except ChronolensError as error:
-        raise SystemExit(f"the model store cannot be served: {error.detail}") from error
+        raise SystemExit(f"the models cannot be served: {error.detail}") from error
     if not served:
         raise SystemExit(f"{options.onnx or store} has no models; set CHRONOLENS_MODEL_STORE to a folder with weights.toml")
     pipe = Connection(options.fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from tests.conftest import EXAMPLES
 from tests.gateway.conftest import MODEL, Server, clip, command_of, descendants, store  # noqa: F401 the fixtures are used here too
 
 from chronolens.engine_client import EngineClient
@@ -29,6 +31,8 @@ COMPUTES = {
     "triton": "python_backend_stub",
 }
 SERVES = {"local": "chronolens.pool.server", "onnx": "chronolens.pool.server", "torchserve": "ModelServer", "triton": "bin/tritonserver"}
+OWN = "tiny-own"
+"""The own model of examples/own_model.py, which every engine serves beside the one of the store."""
 PREDICT_TIMEOUT_S = 4.0
 GENEROUS_S = 90.0
 _outcomes: dict[str, dict[str, str]] = defaultdict(dict)
@@ -55,35 +59,31 @@ class Service:
     def client(self, **options: Any) -> EngineClient:
         return EngineClient(self.transport, **options)
 
-    def info(self) -> ModelInfo:
-        return self.client().describe(MODEL)[0] if self.engine not in ("local", "onnx") else self.client().models()[0]
+    def info(self, model: str = MODEL) -> ModelInfo:
+        source = model if model in self.transport.sources() else ""
+        return next(info for info in self.client().describe(source) if info.name == model)
 
-    def predict(self, video: Path, **options: Any) -> httpx.Response:
-        answer: httpx.Response = self.server.post("/v1/predictions", video, {"model": MODEL, "top_k": 4, **options})
+    def predict(self, video: Path, model: str = MODEL) -> httpx.Response:
+        answer: httpx.Response = self.server.post("/v1/predictions", video, {"model": model, "top_k": 4})
         return answer
 
-    def computing(self) -> int:
+    def computing(self, model: str = MODEL) -> int:
         """Return the process that holds the network; waits while there is none."""
-        return self._process(self._computes)
+        return self._process(self._computes, lambda pid: holds(pid, model))
 
     def serving(self) -> int:
         """Return the process that takes the calls."""
-        return self._process(self._serves)
+        return self._process(self._serves, lambda _pid: True)
 
-    def _process(self, name: str) -> int:
+    def _process(self, name: str, wanted: Callable[[int], bool]) -> int:
         found: list[int] = []
 
         def there() -> bool:
             pids = descendants(self.server.process.pid)  # type: ignore[union-attr]
             commands = {pid: command_of(pid) for pid in pids}
-            # of Triton's stubs the one of the explaining model is meant; leashes name what they hold
-            found[:] = [
-                pid
-                for pid, command in commands.items()
-                if name in " ".join(command)
-                and "chronolens.leash" not in command
-                and (name != COMPUTES["triton"] or any(f"{MODEL}-explain" in word for word in command))
-            ]
+            # leashes name what they hold
+            alike = [pid for pid, command in commands.items() if name in " ".join(command) and "chronolens.leash" not in command]
+            found[:] = [pid for pid in alike if wanted(pid)]
             return bool(found)
 
         until(there)
@@ -91,6 +91,21 @@ class Service:
 
     def wait_ready(self) -> None:
         until(lambda: self.server.http.get("/readyz").status_code == httpx.codes.OK)
+
+
+def holds(pid: int, model: str) -> bool:
+    """Tell whether a computing process holds this model; TorchServe and Triton have one for each model, Triton two."""
+    command = command_of(pid)
+    if COMPUTES["triton"] in " ".join(command):
+        return any(f"{model}-explain" in word for word in command)
+    if COMPUTES["torchserve"] not in " ".join(command):
+        return True
+    with contextlib.suppress(OSError):
+        variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        folders = next((one.removeprefix("PYTHONPATH=") for one in variables if one.startswith("PYTHONPATH=")), "").split(os.pathsep)
+        records = [Path(folder, "weights.toml") for folder in folders if folder]
+        return any(path.is_file() and f"[{model}]" in path.read_text() for path in records)
+    return False
 
 
 def until(held: Callable[[], object], patience_s: float = GENEROUS_S) -> None:
@@ -115,7 +130,12 @@ def stopped(pid: int) -> Iterator[None]:
 def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, store: Path) -> Iterator[Service]:  # noqa: F811
     """The service on one engine after the other."""
     engine = request.param
-    settings = {"CHRONOLENS_ENGINE": engine, "CHRONOLENS_PREDICT_TIMEOUT_S": str(PREDICT_TIMEOUT_S)}
+    settings = {
+        "CHRONOLENS_ENGINE": engine,
+        "CHRONOLENS_PREDICT_TIMEOUT_S": str(PREDICT_TIMEOUT_S),
+        "CHRONOLENS_PLUGINS": "own_model:build",
+        "PYTHONPATH": str(EXAMPLES),
+    }
     running = Server(tmp_path_factory.mktemp(engine) / "data", store, **settings).start()
     one = Service(engine, running)
     yield one
@@ -131,7 +151,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Iterator[None]:
     report = outcome.get_result()  # type: ignore[attr-defined]
     parameters = getattr(getattr(item, "callspec", None), "params", {})
     if "service" in parameters and (report.when == "call" or report.failed):
-        name = item.name.partition("[")[0].removeprefix("test_").replace("_", " ")
+        own = " (own model)" if parameters.get("model") == OWN else ""
+        name = item.name.partition("[")[0].removeprefix("test_").replace("_", " ") + own
         earlier = _outcomes[name].get(parameters["service"], "passed")
         _outcomes[name][parameters["service"]] = report.outcome if earlier == "passed" else earlier
 

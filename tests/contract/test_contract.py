@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import os
 import signal
 import time
@@ -13,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.contract.conftest import GENEROUS_S, PREDICT_TIMEOUT_S, Service, stopped, until
+from examples import own_model
+from tests.contract.conftest import GENEROUS_S, OWN, PREDICT_TIMEOUT_S, Service, stopped, until
 from tests.gateway.conftest import MODEL
 
 from chronolens import local
@@ -38,48 +40,56 @@ LONG: dict[str, Any] = {"methods": ["freeze"], "artefacts": ["arrays.npz"]}
 
 @pytest.fixture(scope="session")
 def engine(store: Path) -> Engine:
-    """The network in this process, which every engine is measured by."""
-    return Engine(store, "cpu")
+    """The networks in this process, which every engine is measured by."""
+    return Engine(store, "cpu", own=[own_model.build()])
+
+
+Expected = dict[str, dict[str, tuple[Any, Any]]]
 
 
 @pytest.fixture(scope="session")
-def expected(engine: Engine, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Any]]:
-    """Results and arrays of the clip by mask preset."""
-    found = {}
-    for preset in ("default", "exhaustive"):
+def expected(engine: Engine, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Expected:
+    """Results and arrays of the clip by model and mask preset."""
+    found: Expected = {MODEL: {}, OWN: {}}
+    for model, preset in itertools.product(found, ("default", "exhaustive")):
         folder = tmp_path_factory.mktemp(preset)
-        result = local.explain(clip, out=folder, engine=engine, model=MODEL, top_k=4, mask={"preset": preset}, artefacts=["arrays.npz"])
-        found[preset] = (result.model_dump(mode="json"), dict(np.load(folder / "arrays.npz")))
+        result = local.explain(clip, out=folder, engine=engine, model=model, top_k=4, mask={"preset": preset}, artefacts=["arrays.npz"])
+        found[model][preset] = (result.model_dump(mode="json"), dict(np.load(folder / "arrays.npz")))
     return found
+
+
+every_model = pytest.mark.parametrize("model", [MODEL, OWN])
 
 
 def scores_of(answer: Any) -> dict[str, float]:
     return {entry["label"]: entry["score"] for entry in answer["predictions"]}
 
 
-def same_prediction(service: Service, clip: Path, expected: Any) -> None:
-    answer = service.predict(clip)
+def same_prediction(service: Service, clip: Path, expected: Expected, model: str = MODEL) -> None:
+    answer = service.predict(clip, model)
     assert answer.status_code == 200, answer.text
-    assert scores_of(answer.json()) == pytest.approx(scores_of(expected["default"][0]), abs=1e-4)
+    assert scores_of(answer.json()) == pytest.approx(scores_of(expected[model]["default"][0]), abs=1e-4)
 
 
-def test_the_same_prediction(service: Service, clip: Path, expected: Any) -> None:
-    same_prediction(service, clip, expected)
-    answer = service.predict(clip).json()
+@every_model
+def test_the_same_prediction(service: Service, clip: Path, expected: Expected, model: str) -> None:
+    same_prediction(service, clip, expected, model)
+    answer, wanted = service.predict(clip, model).json(), expected[model]["default"][0]
     assert answer["backend"] == service.engine.partition("-")[0]
-    assert answer["weights"] == expected["default"][0]["weights"]
-    assert answer["clip"] == expected["default"][0]["clip"]
+    assert (answer["weights"], answer["clip"], answer["warnings"]) == (wanted["weights"], wanted["clip"], wanted["warnings"])
 
 
 @pytest.mark.parametrize("preset", ["default", "exhaustive"])
-def test_the_same_explanation(service: Service, clip: Path, expected: Any, preset: str) -> None:
-    if preset not in service.info().mask_presets:
-        refused = service.server.post("/v1/explanations", clip, {"model": MODEL, "mask": {"preset": preset}})
+@every_model
+def test_the_same_explanation(service: Service, clip: Path, expected: Expected, model: str, preset: str) -> None:
+    if preset not in service.info(model).mask_presets:
+        refused = service.server.post("/v1/explanations", clip, {"model": model, "mask": {"preset": preset}})
         assert (refused.status_code, refused.json()["code"]) == (422, "method-unavailable")
         return
-    job = service.server.wait(service.server.submit(clip, mask={"preset": preset}, artefacts=["arrays.npz"]), patience_s=GENEROUS_S)
+    asked = {"model": model, "mask": {"preset": preset}, "artefacts": ["arrays.npz"]}
+    job = service.server.wait(service.server.submit(clip, **asked), patience_s=GENEROUS_S)
     assert job["status"] == "succeeded", job
-    result, (wanted, arrays) = job["result"], expected[preset]
+    result, (wanted, arrays) = job["result"], expected[model][preset]
     assert result["target"] == wanted["target"]
     assert scores_of(result) == pytest.approx(scores_of(wanted), abs=1e-4)
     for operator, mask in wanted["masks"].items():
@@ -97,16 +107,17 @@ def test_the_same_explanation(service: Service, clip: Path, expected: Any, prese
         np.testing.assert_allclose(got[name] / scale, arrays[name] / scale, atol=TOLERANCE)
 
 
-def test_a_mask_in_slices_is_the_mask(service: Service, engine: Engine) -> None:
-    frames = golden_frames(engine.load(MODEL).record.clip)
+@every_model
+def test_a_mask_in_slices_is_the_mask(service: Service, engine: Engine, model: str) -> None:
+    frames = golden_frames(engine.load(model).record.clip)
     options = MaskOptions(preset="paper", steps=6) if service.gradients else MaskOptions(preset="exhaustive")
-    whole = engine.learn(MODEL, frames, 1, "reverse", options, None, max_steps=25, budget_s=60)
+    whole = engine.learn(model, frames, 1, "reverse", options, None, max_steps=25, budget_s=60)
     while not whole["done"]:
-        whole = engine.learn(MODEL, frames, 1, "reverse", options, whole["state"], max_steps=25, budget_s=60)
+        whole = engine.learn(model, frames, 1, "reverse", options, whole["state"], max_steps=25, budget_s=60)
     facts: dict[str, Any] = {"state": None, "done": False}
     slices = 0
     while not facts["done"]:
-        facts = service.client().learn(MODEL, frames, 1, "reverse", options, facts["state"], max_steps=3, budget_s=5)
+        facts = service.client().learn(model, frames, 1, "reverse", options, facts["state"], max_steps=3, budget_s=5)
         slices += 1
     assert slices >= 3
     assert facts["learned"]["values"] == pytest.approx(whole["learned"]["values"], abs=TOLERANCE)
@@ -125,7 +136,7 @@ def test_many_callers_at_once_each_get_their_own_answer(service: Service, engine
 
 
 @pytest.mark.parametrize(("body", "status", "code"), [(b"no video", 415, "unrecognised"), (None, 422, "undecodable")])
-def test_a_bad_clip(service: Service, clip: Path, tmp_path: Path, expected: Any, body: bytes | None, status: int, code: str) -> None:
+def test_a_bad_clip(service: Service, clip: Path, tmp_path: Path, expected: Expected, body: bytes | None, status: int, code: str) -> None:
     bad = tmp_path / "bad"
     bad.write_bytes(clip.read_bytes()[:600] if body is None else body)
     answer = service.predict(bad)
@@ -133,7 +144,7 @@ def test_a_bad_clip(service: Service, clip: Path, tmp_path: Path, expected: Any,
     same_prediction(service, clip, expected)
 
 
-def test_an_unknown_model(service: Service, clip: Path, engine: Engine, expected: Any) -> None:
+def test_an_unknown_model(service: Service, clip: Path, engine: Engine, expected: Expected) -> None:
     answer = service.predict(clip, model="nobody")
     assert (answer.status_code, answer.json()["code"]) == (422, "unknown-model")
     frames = golden_frames(engine.load(MODEL).record.clip)
@@ -142,23 +153,25 @@ def test_an_unknown_model(service: Service, clip: Path, engine: Engine, expected
     same_prediction(service, clip, expected)
 
 
-def test_other_weights_than_asked_for_never_answer(service: Service, engine: Engine) -> None:
-    frames = golden_frames(engine.load(MODEL).record.clip)
+@every_model
+def test_other_weights_than_asked_for_never_answer(service: Service, engine: Engine, model: str) -> None:
+    frames = golden_frames(engine.load(model).record.clip)
     with pytest.raises(WeightsError) as caught:
-        service.client(weights="ab" * 32).look(MODEL, frames, target=None, gradcam=None)
+        service.client(weights="ab" * 32).look(model, frames, target=None, gradcam=None)
     assert caught.value.code == "weights-changed"
 
 
 @pytest.mark.parametrize("change", [{"target": 99}, {"gradcam": {"layers": ["nowhere"]}}, {"extra": 1}])
-def test_a_wrong_call_is_refused_and_nobody_else_pays(service: Service, engine: Engine, change: dict[str, Any]) -> None:
-    frames = golden_frames(engine.load(MODEL).record.clip)
-    call = Call("look", MODEL, frames, {"target": None, "gradcam": None, **change})
+@every_model
+def test_a_wrong_call_is_refused_and_nobody_else_pays(service: Service, engine: Engine, model: str, change: dict[str, Any]) -> None:
+    frames = golden_frames(engine.load(model).record.clip)
+    call = Call("look", model, frames, {"target": None, "gradcam": None, **change})
     with ThreadPoolExecutor(4) as pool:
-        good = [pool.submit(service.client().look, MODEL, frames, target=None, gradcam=None) for _ in range(3)]
+        good = [pool.submit(service.client().look, model, frames, target=None, gradcam=None) for _ in range(3)]
         bad = pool.submit(send, service, call)
         with pytest.raises(OptionsError):
             bad.result(GENEROUS_S)
-        wanted = engine.look(MODEL, frames, target=None, gradcam=None)[0]["scores"]
+        wanted = engine.look(model, frames, target=None, gradcam=None)[0]["scores"]
         for one in good:
             np.testing.assert_allclose(one.result(GENEROUS_S)[0]["scores"], wanted, atol=1e-4)
 
@@ -167,7 +180,7 @@ def send(service: Service, call: Call) -> Any:
     return unpack_answer(call.id, service.transport.send(call, call.pack(), GENEROUS_S))
 
 
-def test_a_timeout_is_told_in_time_and_nothing_is_lost(service: Service, clip: Path, engine: Engine, expected: Any) -> None:
+def test_a_timeout_is_told_in_time_and_nothing_is_lost(service: Service, clip: Path, engine: Engine, expected: Expected) -> None:
     frames = golden_frames(engine.load(MODEL).record.clip)
     service.wait_ready()
     with stopped(service.computing()):
@@ -185,7 +198,7 @@ def test_a_timeout_is_told_in_time_and_nothing_is_lost(service: Service, clip: P
     same_prediction(service, clip, expected)
 
 
-def test_a_cancelled_job_asks_nothing_more(service: Service, clip: Path, expected: Any) -> None:
+def test_a_cancelled_job_asks_nothing_more(service: Service, clip: Path, expected: Expected) -> None:
     if not service.gradients:
         job_id = _held_job(service, clip)
     else:
@@ -213,24 +226,25 @@ def spent(service: Service) -> int:
     return sum(entry["passes"] for entry in service.transport.passes() if entry["purpose"] in ("freeze", "scores", "chance"))
 
 
-def test_an_engine_killed_in_mid_job(service: Service, clip: Path, expected: Any) -> None:
+@every_model
+def test_an_engine_killed_in_mid_job(service: Service, clip: Path, expected: Expected, model: str) -> None:
     service.wait_ready()
-    pid = service.computing()
+    pid = service.computing(model)
     with stopped(pid):
-        job_id = service.server.submit(clip, mask={"preset": service.preset}, **LONG)
+        job_id = service.server.submit(clip, model=model, mask={"preset": service.preset}, **LONG)
         service.server.wait(job_id, lambda job: job["status"] == "running")
         time.sleep(0.5)  # so that the engine holds its first call
         os.kill(pid, signal.SIGKILL)
     job = service.server.wait(job_id, patience_s=GENEROUS_S)
     assert job["status"] == "succeeded", job
     assert job["result"]["masks"]["freeze"]["values"] == pytest.approx(
-        expected[service.preset][0]["masks"]["freeze"]["values"], abs=TOLERANCE
+        expected[model][service.preset][0]["masks"]["freeze"]["values"], abs=TOLERANCE
     )
-    same_prediction(service, clip, expected)
-    assert service.computing() != pid
+    same_prediction(service, clip, expected, model)
+    assert service.computing(model) != pid
 
 
-def test_predictions_while_the_engine_is_killed(service: Service, clip: Path, expected: Any) -> None:
+def test_predictions_while_the_engine_is_killed(service: Service, clip: Path, expected: Expected) -> None:
     service.wait_ready()
     with ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(service.predict, clip) for _ in range(12)]
@@ -241,7 +255,7 @@ def test_predictions_while_the_engine_is_killed(service: Service, clip: Path, ex
     for answer in answers:
         assert answer.status_code in (200, 503, 504), answer.text
         if answer.status_code == 200:
-            assert scores_of(answer.json()) == pytest.approx(scores_of(expected["default"][0]), abs=1e-4)
+            assert scores_of(answer.json()) == pytest.approx(scores_of(expected[MODEL]["default"][0]), abs=1e-4)
         else:
             assert answer.json()["code"] in ("engine-unavailable", "engine-crashed", "overloaded", "circuit-open", "deadline-exceeded")
     until(lambda: service.predict(clip).status_code == 200)
@@ -287,7 +301,7 @@ def test_garbage_is_never_handed_on(service: Service, engine: Engine, spoil: str
     assert codes[-1] == "circuit-open"  # each was tried twice, and five failures in a row are enough
 
 
-def test_back_after_the_server_is_killed(service: Service, clip: Path, expected: Any) -> None:
+def test_back_after_the_server_is_killed(service: Service, clip: Path, expected: Expected) -> None:
     service.wait_ready()
     pid = service.serving()
     os.kill(pid, signal.SIGKILL)
@@ -295,5 +309,6 @@ def test_back_after_the_server_is_killed(service: Service, clip: Path, expected:
     assert answer.status_code in (200, 503, 504), answer.text
     until(lambda: service.predict(clip).status_code == 200)
     service.wait_ready()
-    same_prediction(service, clip, expected)
+    for model in expected:
+        same_prediction(service, clip, expected, model)
     assert service.serving() != pid

@@ -66,7 +66,7 @@ def test_predict_and_models(movie):
     assert "tiny-i3d says" in run("predict", movie, "--model", "tiny-i3d").stdout
     models = json.loads(run("models", "--json").stdout)["models"]
     assert [info["name"] for info in models] == ["tiny-clstm", "tiny-i3d"]
-    assert models[1]["default_layer"] == "Mixed_5c"
+    assert models[1]["default_layers"] == ["Mixed_5c"]
     assert "tiny-clstm" in run("models").stdout
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.conftest import EXAMPLES
 
 from chronolens.export import manifest as manifests
 from chronolens.export.run import export
@@ -22,7 +23,7 @@ from chronolens_gateway.doctor import engines, java, machine, triton
 from chronolens_gateway.doctor.ask import NoAnswerError, ask, probe
 from chronolens_gateway.doctor.engines import Probed, diagnose
 from chronolens_gateway.doctor.findings import Diagnosis, Findings, lacking
-from chronolens_gateway.doctor.machine import artefact_state, data_folder, read_settings, read_store
+from chronolens_gateway.doctor.machine import Store, artefact_state, data_folder, read_settings, read_store
 from chronolens_gateway.doctor.table import show
 from chronolens_gateway.doctor.triton import Server
 from chronolens_gateway.settings import Settings
@@ -296,6 +297,34 @@ def test_unreadable_records_are_told(body: bytes, tmp_path: Path) -> None:
     (missing,) = store.findings.missing
     assert f"{tmp_path / 'weights.toml'} cannot be read" in missing.what
     assert "CHRONOLENS_MODEL_STORE" in missing.repair
+
+
+def test_own_models_stand_beside_those_of_the_store(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(EXAMPLES))
+    monkeypatch.setenv("CHRONOLENS_PLUGINS", "own_model:build")
+    store = read_store(tiny_store)
+    assert list(store.digests) == ["tiny-clstm", "tiny-i3d", "tiny-own"]
+    assert (store.own, store.findings) == ({"tiny-own"}, Findings())
+    assert probe("torch", "--store", str(tiny_store))["models"] == dict.fromkeys(store.digests)
+
+
+def test_what_is_wrong_with_a_plugin_is_told_and_the_store_stands(tiny_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHRONOLENS_PLUGINS", "nowhere:build")
+    store = read_store(tiny_store)
+    assert list(store.digests) == ["tiny-clstm", "tiny-i3d"]
+    (missing,) = store.findings.missing
+    assert "the plugin nowhere:build cannot be imported: ModuleNotFoundError" in missing.what
+    assert missing.repair.startswith("correct the plugin, or leave it out of CHRONOLENS_PLUGINS")
+    facts = probe("torch", "--store", str(tiny_store))
+    assert (facts["records"], facts["models"]) == (None, {"tiny-clstm": None, "tiny-i3d": None})
+
+
+def test_an_own_model_that_cannot_be_served_has_a_repair_of_its_own(tmp_path: Path) -> None:
+    store = Store(tmp_path, {"theirs": "00", "ours": "01"}, Findings(), frozenset({"theirs"}))
+    facts = {"records": None, "models": {"theirs": "its forward fails", "ours": "wrong digest"}}
+    first, second = engines._weights(facts, ["theirs", "ours"], store).missing
+    assert (first.what, first.repair) == ("its forward fails", machine.CORRECT_PLUGIN)
+    assert "CHRONOLENS_MODEL_STORE" in second.repair
 
 
 def test_wrong_settings_are_told_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,13 +64,13 @@ def ask(command: Sequence[str], timeout_s: float, environment: Mapping[str, str]
     return Answer(body.decode("utf-8", "replace"), code)
 
 
-def probe(*arguments: str) -> dict[str, Any]:
+def probe(*arguments: str, timeout_s: float = PROBE_S) -> dict[str, Any]:
     """Return what :mod:`chronolens.probe` answers.
 
     Raises:
         NoAnswerError: what is asked about does not work.
     """
-    answer = ask([sys.executable, "-m", "chronolens.probe", *arguments], PROBE_S)
+    answer = ask([sys.executable, "-m", "chronolens.probe", *arguments], timeout_s)
     lines = [line for line in answer.text.splitlines() if line.startswith("{")]
     try:
         found: dict[str, Any] = json.loads(lines[-1])

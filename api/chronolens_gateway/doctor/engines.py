@@ -11,7 +11,7 @@ from typing import Any, get_args
 from chronolens_gateway.doctor.ask import NoAnswerError, plain, probe
 from chronolens_gateway.doctor.findings import Diagnosis, Findings, Missing, lacking
 from chronolens_gateway.doctor.java import java_findings
-from chronolens_gateway.doctor.machine import Store, artefact_state
+from chronolens_gateway.doctor.machine import CORRECT_PLUGIN, Store, artefact_state
 from chronolens_gateway.doctor.triton import Server, find_server
 from chronolens_gateway.settings import Engine, Settings
 
@@ -60,7 +60,7 @@ def _diagnosis(engine: Engine, settings: Settings, store: Store, probed: Probed)
     kind = KINDS.get(family)
     states = {} if kind is None else {name: artefact_state(settings.exports / name / kind, store.digests[name]) for name in store.digests}
     to_read = [name for name in store.digests if states.get(name) != "fresh"]
-    models = store.findings + _unreadable(states, settings, kind) + _weights(probed.torch, to_read)
+    models = store.findings + _unreadable(states, settings, kind) + _weights(probed.torch, to_read, store)
     common = models + _torch(probed.torch, store) + _masks(family, probed.torch)
     exporting = kind is not None and bool(to_read)
     return Diagnosis(engine, common + _own(engine, family, probed, exporting), states)
@@ -100,13 +100,15 @@ def _memory(device: dict[str, Any]) -> str:
     return f" ({device['memory_bytes'] / _GIB:.0f} GiB)" if "memory_bytes" in device else ""
 
 
-def _weights(facts: dict[str, Any] | NoAnswerError, names: list[str]) -> Findings:
+def _weights(facts: dict[str, Any] | NoAnswerError, names: list[str], store: Store) -> Findings:
     """Return what is wrong with weights that have to be loaded."""
     if isinstance(facts, NoAnswerError) or not names:
         return Findings()
-    wrong = [facts["records"]] if facts["records"] else [facts["models"].get(name) for name in names]
-    repair = "put the weights and their record back, or set CHRONOLENS_MODEL_STORE to another folder"
-    return Findings(missing=tuple(Missing(plain(detail), repair) for detail in wrong if detail))
+    restore = "put the weights and their record back, or set CHRONOLENS_MODEL_STORE to another folder"
+    if facts["records"]:
+        return lacking(plain(facts["records"]), restore)
+    wrong = {name: plain(facts["models"][name]) for name in names if facts["models"].get(name)}
+    return Findings(missing=tuple(Missing(detail, CORRECT_PLUGIN if name in store.own else restore) for name, detail in wrong.items()))
 
 
 def _unreadable(states: dict[str, str], settings: Settings, kind: str | None) -> Findings:

@@ -18,9 +18,10 @@ from chronolens.export.manifest import FILE
 from chronolens.store import RECORDS, digests
 from chronolens_gateway.doctor.ask import NoAnswerError, plain, probe
 from chronolens_gateway.doctor.findings import Findings, Missing, lacking
-from chronolens_gateway.servers.exports import current
+from chronolens_gateway.servers.exports import current, records
 from chronolens_gateway.settings import Settings
 
+CORRECT_PLUGIN = "correct the plugin, or leave it out of CHRONOLENS_PLUGINS (`none` leaves those of installed packages out)"
 _CHOOSE_STORE = "set CHRONOLENS_MODEL_STORE to a folder with weights.toml"
 _GIB = 1 << 30
 
@@ -39,21 +40,32 @@ def read_settings() -> tuple[Settings, Findings]:
 
 @dataclass(frozen=True)
 class Store:
-    """The model store: digests of the weights by model, and what is wrong with it."""
+    """The models: digests of their records by model, and what is wrong with them.
+
+    Args:
+        path: of the model store.
+        own: which of the models plugins bring.
+    """
 
     path: Path
     digests: dict[str, str]
     findings: Findings
+    own: frozenset[str] = frozenset()
 
 
 def read_store(path: Path) -> Store:
-    """Return what a model store holds; nothing when it cannot be read."""
+    """Return what a model store holds, and what plugins bring; nothing when it cannot be read."""
     try:
         known = digests(path)
     except (WeightsError, OSError, ValueError) as error:  # no TOML, not readable, no text
         reason = error.strerror if isinstance(error, OSError) else error
         return Store(path, {}, lacking(f"{path / RECORDS} cannot be read: {plain(str(reason))}", f"repair it, or {_CHOOSE_STORE}"))
-    return Store(path, known, Findings() if known else lacking(f"the model store {path} has no models", _CHOOSE_STORE))
+    try:
+        every = records(path)
+    except (NoAnswerError, WeightsError) as error:
+        return Store(path, known, lacking(f"own models: {error}", CORRECT_PLUGIN))
+    findings = Findings() if every else lacking(f"the model store {path} has no models", _CHOOSE_STORE)
+    return Store(path, every, findings, frozenset(every.keys() - known.keys()))
 
 
 def artefact_state(folder: Path, weights: str) -> str:

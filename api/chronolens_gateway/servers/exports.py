@@ -8,12 +8,31 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from chronolens import plugin_names
 from chronolens.errors import WeightsError
 from chronolens.export.manifest import check_files, read_manifest
 from chronolens.export.recipe import recipe
 from chronolens.store import digests
+from chronolens_gateway.doctor.ask import NoAnswerError, probe
 
 _COMMAND = "from chronolens.cli import main; main()"
+_IMPORT_S = 600.0
+"""Own models may be large, and the machine busy."""
+
+
+def records(store: Path) -> dict[str, str]:
+    """Return the digest of the record of each model of a store and of plugins by name, see :func:`chronolens.store.digests`.
+
+    Plugins are imported in a process of its own, because that loads PyTorch.
+
+    Raises:
+        WeightsError: the records of the store cannot be read, or a plugin is written wrongly.
+        NoAnswerError: a plugin does not bring what it has to.
+    """
+    if not plugin_names.named():
+        return digests(store)
+    known: dict[str, str] = probe("records", "--store", str(store.absolute()), timeout_s=_IMPORT_S)["records"]
+    return known
 
 
 def ensure(kind: str, store: Path, exports: Path, models: list[str] | None = None) -> list[str]:
@@ -23,12 +42,15 @@ def ensure(kind: str, store: Path, exports: Path, models: list[str] | None = Non
         kind: as for ``chronolens export``.
         store: model store.
         exports: where artefacts are kept, as ``MODEL/KIND``.
-        models: names; all of the store when None.
+        models: names; all of the store and of plugins when None.
 
     Raises:
         SystemExit: there are no models, no such model, or it could not be exported.
     """
-    known = digests(store)
+    try:
+        known = records(store)
+    except NoAnswerError as error:
+        raise SystemExit(str(error)) from error
     names = list(known) if models is None else models
     if not names or set(names) - known.keys():
         raise SystemExit(f"the model store {store} has no such models; set CHRONOLENS_MODEL_STORE to a folder with weights.toml")
