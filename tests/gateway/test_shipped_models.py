@@ -66,12 +66,16 @@ def test_the_artefacts_are_what_the_result_says(shipped: Server, result: dict[st
 def test_all_models_are_served_with_their_figures(shipped: Server) -> None:
     with Client(shipped.url) as client:
         served = {info["name"]: info for info in client.models()}
-    assert set(served) == set(read_records(default_store())) == {
-        "i3d-synthetic",
-        "clstm-synthetic",
-        "slowfast-synthetic",
-        "tsm-synthetic",
-    }
+    assert (
+        set(served)
+        == set(read_records(default_store()))
+        == {
+            "i3d-synthetic",
+            "clstm-synthetic",
+            "slowfast-synthetic",
+            "tsm-synthetic",
+        }
+    )
     for info in served.values():
         assert info["metrics"]["f1"] >= 0.6
         assert info["state"] == "ready"
