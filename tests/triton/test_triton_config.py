@@ -10,10 +10,12 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, 
 from chronolens.engine_wire import LANES
 from chronolens.errors import ExportError, WeightsError
 from chronolens.export.manifest import read_manifest
+from chronolens.export.run import export
 from chronolens.export.triton import TRITON
 from chronolens.model_server.server import ModelServer
 from chronolens.model_server.triton import open_graph
 from chronolens.models.weights import find_record
+from chronolens.store import default_store
 
 NAME = "tiny-clstm"
 
@@ -77,3 +79,18 @@ def test_name_that_looks_like_an_explanation_is_refused(tmp_path):
     record = WeightsRecord("a-explain", "i3d", {}, ClipSpec(8, 32, 32), (), "none", "Apache-2.0", "")
     with pytest.raises(ExportError):
         TRITON.write(dataclasses.replace(Subject(record, None, tmp_path)), tmp_path)
+
+
+def test_two_pathways_have_two_heat_maps(tmp_path):
+    name = "slowfast-synthetic"
+    folder, manifest = export("triton", name, default_store(), tmp_path / "out")
+    outputs = {one.name: list(one.dims) for one in read(folder / name).output}
+    assert {output: dims for output, dims in outputs.items() if output.startswith("heat")} == {
+        "heat_map_0": [4, 7, 7],
+        "heat_map_1": [16, 7, 7],
+    }
+    assert [(one.output, one.pathway, one.cells.frames) for one in manifest.maps] == [
+        ("heat_map_0", "slow", [0, 5, 10, 15]),
+        ("heat_map_1", "fast", None),
+    ]
+    assert manifest.parity.max_heat_map_difference <= 1e-3
