@@ -4,7 +4,7 @@
     python benchmarks/import_parity.py --pytorchvideo pytorchvideo-env/bin/python
 
 For each dialect a checkpoint of random tensors in its layout is imported, and our answer is held against a second derivation from the
-published code (``tests/models/importing/parity_*.py``). The last column is the distance of the nearest wrong original: one fact of the
+published code (``tests/importing/parity_*.py``). The last column is the distance of the nearest wrong original: one fact of the
 derivation changed, such as the epsilon of the normalisations or the direction of the shift. With the interpreter of an environment that
 has PyTorchVideo (``tests/optional/test_pytorchvideo.py`` says how to make one), that package itself is asked as well, both ways.
 """
@@ -27,7 +27,7 @@ Row = dict[str, Any]
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.models.importing.parity_cases import CASES  # noqa: E402
+from tests.importing.parity_cases import CASES  # noqa: E402
 from tests.optional.pytorchvideo_exchange import exchange  # noqa: E402
 
 

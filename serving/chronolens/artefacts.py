@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from chronolens.clips import CellGrid, DecodedClip, Frames
 from chronolens.render.film import filmstrip
-from chronolens.render.layer_grid import layer_film, layer_grid
+from chronolens.render.layer_grid import FILM_TILE, layer_film, layer_grid
 from chronolens.render.overlay import (
     Heat,
     Window,
@@ -80,6 +80,9 @@ class Picture:
     def _heat(self, layer: str) -> Heat:
         maps, grid, count = self.maps[layer], self.grids[layer], len(self.clip.frames)
         laid = on_picture(lay_on_clip(unit_range(maps), grid, *self.input_size), self.window, *self.clip.frames.shape[1:3])
+        if layer not in self.drawn and max(laid.shape[1:]) > FILM_TILE:  # a tile of the grid is no larger, and there may be many layers
+            size = tuple(max(1, round(side * FILM_TILE / max(laid.shape[1:]))) for side in (laid.shape[2], laid.shape[1]))
+            laid = np.stack([cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in laid])
         seen = np.ones(count, dtype=np.bool_) if grid.frames is None else np.isin(np.arange(count), grid.frames)
         return Heat(*self.titles[layer], expand_steps(laid, count, grid), heat_shares(expand_steps(maps, count, grid)), seen)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ from chronolens.models.base import VideoNetwork
 from chronolens.models.plugged import code_digest, weights_digest
 from chronolens.models.weights import WeightsRecord, load_model, read_records
 from chronolens.plugin_checks import proven
-from chronolens.plugins import OwnModel, build
+from chronolens.plugins import OwnModel, build, words
 
 CPU = torch.device("cpu")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,24 +38,25 @@ class Catalogue:
     A record of the store may name a plugin in place of a weights file, as archives for model servers do. Such a plugin is imported only
     when it is named or installed here too: a store alone makes nobody run code.
 
+    An installed plugin that nobody named and that fails is left out, with a line in the log: the other models stay usable.
+
     Args:
         store: folder with ``weights.toml``.
         own: models beside the store; those of all plugins that are named or installed when None.
 
     Raises:
         WeightsError: the records cannot be read.
-        PluginError: a plugin does not bring what it has to, or two models have one name.
+        PluginError: a plugin that was named, or a model that was given, does not bring what it has to, or two of them have one name.
     """
 
     def __init__(self, store: Path, own: Sequence[OwnModel] | None = None) -> None:
         self.store = store
         self._records = read_records(store)
         self._plugged: dict[str, _Plugged] = {}
-        brought = (
-            [(plugin, model) for plugin in plugin_names.named() for model in build(plugin)] if own is None else [("", one) for one in own]
-        )
-        for plugin, model in brought:
-            self._add(plugin, model)
+        for model in own or ():
+            self._add("", model)
+        for plugin in plugin_names.named() if own is None else ():
+            self._bring(plugin)
 
     def names(self) -> list[str]:
         """Return the names of all models, those of the store first."""
@@ -83,6 +86,19 @@ class Catalogue:
             plugged = self._plugged[name]
         return plugged.record, proven(plugged.own, device)
 
+    def _bring(self, plugin: str) -> None:
+        before = dict(self._plugged)
+        try:
+            for model in build(plugin):
+                self._add(plugin, model)
+        except Exception as error:  # it is somebody else's
+            if plugin_names.asked_for(plugin):
+                raise
+            self._plugged = before
+            why = error.detail if isinstance(error, PluginError) else words(error)
+            turned_off = f"{plugin_names.VARIABLE}={plugin_names.NONE}"
+            _log.warning("the installed plugin %s is left out: %s; %s turns installed plugins off", plugin, why, turned_off)
+
     def _add(self, plugin: str, own: OwnModel) -> None:
         there = self._records.get(own.name)
         if own.name in self._plugged or (there is not None and (not plugin or there.plugin != plugin)):
@@ -103,6 +119,10 @@ def _plugged(plugin: str, own: OwnModel) -> _Plugged:
         "default_layer": own.default_layer or "",
         "time_first_layers": tuple(sorted(own.time_first_layers)),
     }
+    try:
+        weights = weights_digest(own.network)
+    except PluginError as error:
+        raise PluginError(f"the model {own.name}: {error.detail}") from error
     record = WeightsRecord(
         own.name,
         type(own.network).__name__,
@@ -112,7 +132,7 @@ def _plugged(plugin: str, own: OwnModel) -> _Plugged:
         own.data_set,
         own.licence,
         f"plugin {plugin}" if plugin else "given in Python",
-        sha256=weights_digest(own.network),
+        sha256=weights,
         metrics=dict(own.metrics),
         warnings=tuple(own.warnings),
         plugin=plugin,

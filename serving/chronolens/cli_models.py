@@ -81,8 +81,8 @@ def import_(
     replace: Replace = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a served model of a checkpoint: every name and shape checked, written once as safetensors with its record."""
-    from chronolens.models.importing.importer import ImportOptions, import_checkpoint
+    """Make a served model of a checkpoint: all of it checked, one clip tried, written once as safetensors with its record."""
+    from chronolens.importing.importer import ImportOptions, import_checkpoint
     from chronolens.store import default_store
 
     clip = {"frames": frames, "size": size, "sampling": sampling, "interval": interval}
@@ -111,9 +111,9 @@ def pull(
     as_json: AsJson = False,
 ) -> None:
     """Fetch a public checkpoint, check its digest, and make a served model of it. A stopped download goes on where it stopped."""
-    from chronolens.models.importing.importer import ImportOptions
-    from chronolens.models.importing.public import find_public
-    from chronolens.models.importing.pull import pull as bring
+    from chronolens.importing.importer import ImportOptions
+    from chronolens.importing.public import find_public
+    from chronolens.importing.pull import pull as bring
     from chronolens.store import default_store
 
     folder = store or default_store()
@@ -127,7 +127,7 @@ def pull(
 @app.command("public")
 def public_list(store: Store = None, as_json: AsJson = False) -> None:
     """List the public checkpoints that `chronolens models pull` knows."""
-    from chronolens.models.importing.public import public_files
+    from chronolens.importing.public import public_files
     from chronolens.store import default_store
 
     found = public_files(store or default_store()).values()
@@ -185,6 +185,8 @@ def _pairs(texts: list[str]) -> dict[str, Any]:
             found[key] = json.loads(value)
         except ValueError:
             found[key] = value
+        if found[key] is None or isinstance(found[key], dict):
+            raise OptionsError(f"{text!r} is no value of an option", pointer="/config")
         if isinstance(found[key], list):
             found[key] = tuple(found[key])
     return found

@@ -6,6 +6,7 @@ A *decoded* clip is uint8 (T, H, W, C); a *prepared* clip is float32 (N, C, T, H
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -39,7 +40,8 @@ class ClipSpec:
         channels: order in which the network takes them, ``rgb`` or ``bgr``.
 
     Raises:
-        ValueError: an unknown word, an interval that the rule would ignore, or a short side that does not hold the frame.
+        ValueError: an unknown word, an interval that the rule would ignore, a short side that does not hold the frame, or a number that
+            is none, not finite or out of range; ``mean`` and ``std`` have three entries, those of ``std`` above 0.
     """
 
     frames: int
@@ -56,6 +58,19 @@ class ClipSpec:
     channels: str = "rgb"
 
     def __post_init__(self) -> None:
+        sizes = (("frames", 1, 1024), ("height", 1, 4096), ("width", 1, 4096), ("interval", 1, 10_000), ("short_side", 0, 8192))
+        for name, least, most in sizes:
+            size = getattr(self, name)
+            if type(size) is not int or not least <= size <= most:
+                raise ValueError(f"{name} of a clip spec is a whole number from {least} to {most}, not {size!r}")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)  # lists come out of JSON
+        for name, values, count in (("scale", (self.scale,), 1), ("mean", self.mean, 3), ("std", self.std, 3)):
+            if not isinstance(values, tuple) or len(values) != count or not all(_finite(value) for value in values):
+                raise ValueError(f"{name} of a clip spec is {'a finite number' if count == 1 else 'three finite numbers'}, not {values!r}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std of a clip spec is divided by and has to be above 0, unlike {self.std!r}")
         check_rule(self.sampling, self.interval)
         words = ((self.resize, RESIZES), (self.interpolation, INTERPOLATIONS), (self.channels, CHANNELS))
         for word, known in words:
@@ -63,6 +78,10 @@ class ClipSpec:
                 raise ValueError(f"unknown word {word!r} in a clip spec, known: {', '.join(known)}")
         if (self.short_side != 0) if self.resize == "stretch" else self.short_side < max(self.height, self.width):
             raise ValueError(f"{self.height} x {self.width} pixels do not go with {self.resize!r} and a short side of {self.short_side}")
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 @dataclass(frozen=True)
@@ -74,7 +93,8 @@ class CellGrid:
 
     Args:
         stride, first: see above.
-        frames: which frame of the clip each step looks at, where a pathway has picked its own; None where steps divide the clip evenly.
+        frames: which frame of the clip each step looks at, where a pathway has picked its own, and then all that counts in time; None where
+            steps divide the clip evenly.
     """
 
     stride: tuple[float, float, float]

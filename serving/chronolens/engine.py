@@ -189,10 +189,19 @@ class Engine:
         return self._catalogue.names()
 
     def _open(self, name: str) -> Loaded:
-        """Load one model, at the cost of one forward pass."""
+        """Load one model, at the cost of one forward pass.
+
+        Raises:
+            UnknownModelError, WeightsError: no such model, or it does not fit its record.
+        """
         record, network = self._catalogue.open(name, self.device)
         shape = (3, record.clip.frames, record.clip.height, record.clip.width)
-        layers = network.mappable(valid_layers(network, shape))
+        try:
+            layers = network.mappable(valid_layers(network, shape))
+        except ChronolensError:
+            raise
+        except Exception as error:  # a record can ask for anything
+            raise WeightsError(f"{name} cannot take the clips that its record describes: {str(error)[:200]}") from error
         learner: VideoModel = network
         if self.precision == "bfloat16":  # ours are known to work in it
             learner = InBfloat16(network) if record.file else in_bfloat16(network, shape)

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from chronolens.engine import Engine, Facts, Loaded
 from chronolens.errors import ChronolensError, OptionsError, UnknownModelError
-from chronolens.explain.protocol import Passes, require_finite
+from chronolens.explain import grad_cam
+from chronolens.explain.protocol import Passes, VideoModel, require_finite
 from chronolens.export.loading import clip_spec, open_onnx
 from chronolens.mask_slices import LearnRequest
 from chronolens.models.weights import WeightsRecord
@@ -80,23 +81,25 @@ class OnnxEngine(Engine):
         if gradcam is None:
             logits, maps = network(clips), {}
         else:
-            _require_default(gradcam, network.default_layers)
+            layers = _mapped(gradcam, network)
             logits, found = network.look(clips, target)
-            for heat in found.values():
-                require_finite(heat, "heat maps")
-            maps = {layer: heat.numpy() for layer, heat in found.items()}
+            maps = {layer: found[layer].numpy() for layer in layers}
+            for layer in layers:
+                require_finite(found[layer], "heat maps")
         require_finite(logits, "scores")
         return logits, maps, Passes(forward=len(clips))
 
 
-def _require_default(gradcam: GradCamOptions, layers: Sequence[str]) -> None:
-    """Refuse what is not what the graph computes: all its maps, and no others."""
-    if gradcam.names != ["default"] and set(gradcam.names) != set(layers):
-        raise _unavailable("an ONNX graph maps its default layers, all of them", "/gradcam/layers", "default", *layers)
+def _mapped(gradcam: GradCamOptions, network: VideoModel) -> list[str]:
+    """Return the layers to map, when what is asked for is what the graph computes."""
+    layers = grad_cam.resolve_layers(network, gradcam.names)
+    if set(layers) - set(network.default_layers):
+        raise _unavailable("an ONNX graph maps its default layers only", "/gradcam/layers", "default", *network.default_layers)
     if gradcam.weights != "per_frame":
         raise _unavailable("an ONNX graph has one weight per channel and frame", "/gradcam/weights", "per_frame")
     if gradcam.of != "logit":
         raise _unavailable("an ONNX graph has the gradient of the logit", "/gradcam/of", "logit")
+    return layers
 
 
 def _unavailable(detail: str, pointer: str, *allowed: str) -> OptionsError:

@@ -12,8 +12,11 @@ from chronolens.explain.protocol import gradients
 from chronolens.golden import golden_frames
 from chronolens.models.base import VideoNetwork
 from chronolens.models.plugged import Plugged
-from chronolens.plugins import OwnModel
+from chronolens.plugins import OwnModel, words
 from chronolens.video.prepare import prepare
+
+SUM_TOLERANCE = 1e-4
+"""How far from 1 rows that are probabilities may sum."""
 
 TOLERANCE = 1e-3
 """Largest difference of a logit, relative to the largest logit, that kernels for other batch sizes explain in float32."""
@@ -63,18 +66,19 @@ def _require_answers(own: OwnModel, network: VideoNetwork, clips: Tensor) -> Non
         raise _wrong(
             own, "its logits for a clip depend on the other clips of the batch; does it normalise by the batch in evaluation mode?"
         )
+    if bool((together >= 0).all()) and float((together.sum(1) - 1).abs().max()) <= SUM_TOLERANCE:
+        raise _wrong(own, "its forward returns probabilities, not logits; leave the softmax at its end out")
 
 
 def _logits(own: OwnModel, network: VideoNetwork, clips: Tensor) -> Tensor:
-    shape, wanted = tuple(clips.shape), (len(clips), len(own.classes))
+    shape, wanted, before = tuple(clips.shape), (len(clips), len(own.classes)), clips.clone()
     try:
         with torch.no_grad():
             logits = network(clips)
-    except Exception as error:  # whatever somebody else's forward does
-        lines = str(error).strip().splitlines() or [""]
-        raise _wrong(
-            own, f"its forward does not take clips (N, 3, T, H, W) of shape {shape}: {type(error).__name__}: {lines[0][:300]}"
-        ) from error
+    except (Exception, SystemExit) as error:  # whatever somebody else's forward does
+        raise _wrong(own, f"its forward does not take clips (N, 3, T, H, W) of shape {shape}: {words(error)}") from error
+    if not torch.equal(clips, before):
+        raise _wrong(own, "its forward changes the clip that it is given in place; let it work on a copy")
     if not isinstance(logits, Tensor):
         raise _wrong(own, f"its forward returns a {type(logits).__name__}, not a tensor of logits {wanted}")
     if tuple(logits.shape) != wanted:
@@ -90,18 +94,33 @@ def _logits(own: OwnModel, network: VideoNetwork, clips: Tensor) -> Tensor:
 
 def _require_gradient(own: OwnModel, network: VideoNetwork, clips: Tensor) -> None:
     """Masks are learned by the gradient of the scores by the clip."""
-    with gradients():
-        given = clips.clone().requires_grad_()
-        total = network(given).sum()
-        slope = torch.autograd.grad(total, given, allow_unused=True)[0] if total.requires_grad else None
+    try:
+        with gradients():
+            given = clips.clone().requires_grad_()
+            total = network(given).sum()
+            slope = torch.autograd.grad(total, given, allow_unused=True)[0] if total.requires_grad else None
+    except (Exception, SystemExit) as error:  # whatever somebody else's forward does
+        raise _wrong(own, f"its logits have no gradient by the clip: {words(error)}") from error
     if slope is None or not bool(torch.isfinite(slope).all()):
         raise _wrong(own, "its logits have no finite gradient by the clip; is there a detach or no_grad in its forward?")
 
 
 def _cells(own: OwnModel, network: VideoNetwork, clips: Tensor) -> dict[str, tuple[int, int, int]]:
     """Return the size (T', H', W') of each layer that the model names."""
-    found = {}
+    found, modules = {}, dict(own.network.named_modules())
     for layer in own.layers:
+        if isinstance(modules.get(layer), torch.jit.ScriptModule):
+            raise _wrong(
+                own,
+                f"its layer {layer!r} is a torch.jit.ScriptModule, which supports no hooks, so it cannot be mapped; hand in the network "
+                "that was scripted or traced, or leave layers out for all but Grad-CAM",
+            )
+        if layer not in modules and any(name.startswith("_orig_mod.") for name in modules):
+            raise _wrong(
+                own,
+                f"it has no layer {layer!r}: torch.compile has put '_orig_mod.' before the names of its modules; hand in the module "
+                "before compiling",
+            )
         try:
             with torch.no_grad(), capture(network, [layer]) as taps:
                 network(clips)

@@ -7,6 +7,7 @@ variable leaves the installed ones out.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -18,6 +19,7 @@ from chronolens.errors import PluginError
 VARIABLE = "CHRONOLENS_PLUGINS"
 GROUP = "chronolens.models"
 NONE = "none"
+_log = logging.getLogger(__name__)
 _WRITTEN = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
@@ -34,15 +36,31 @@ def listed(text: str) -> list[str]:
     return words
 
 
+def asked_for(plugin: str) -> bool:
+    """Return whether the variable names a plugin, rather than an installed distribution alone.
+
+    Raises:
+        PluginError: a word of the variable is written wrongly.
+    """
+    return plugin in listed(os.environ.get(VARIABLE, ""))
+
+
 def named() -> list[str]:
     """Return ``module:function`` of every plugin: those of the variable, then those of installed distributions, by their names.
 
+    An entry point that is written wrongly is left out, with a line in the log.
+
     Raises:
-        PluginError: one is written wrongly.
+        PluginError: one of the variable is written wrongly.
     """
     asked = listed(os.environ.get(VARIABLE, ""))
-    found = [] if NONE in asked else sorted(entry_points(group=GROUP), key=lambda entry: (entry.module, entry.attr))
-    installed = listed(",".join(f"{entry.module}:{entry.attr}" for entry in found))
+    found = [] if NONE in asked else sorted({"".join(entry.value.partition("[")[0].split()) for entry in entry_points(group=GROUP)})
+    for word in found:
+        if not _WRITTEN.fullmatch(word):
+            _log.warning(
+                "the installed plugin %s is left out, it is not written module:function; %s=%s silences this", word, VARIABLE, NONE
+            )
+    installed = [word for word in found if _WRITTEN.fullmatch(word)]
     return [word for word in dict.fromkeys([*asked, *installed]) if word != NONE]
 
 

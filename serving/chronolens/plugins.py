@@ -19,6 +19,7 @@ from chronolens.clips import ClipSpec
 from chronolens.errors import PluginError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_RESERVED = ("default", "all")
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class OwnModel:
         clip: how clips are sampled, sized and normalised.
         classes: the K labels, in index order.
         layers: dotted names of the modules, as in ``network.named_modules()``, that Grad-CAM may map: they run once and return
-            (N, C, T', H', W'). Their cells are taken to divide the clip evenly. Without layers there are no heat maps. A
+            (N, C, T', H', W'); none is called ``default`` or ``all``. Their cells are taken to divide the clip evenly. Without layers
+            there are no heat maps. A
             :class:`chronolens.models.base.VideoNetwork` names its own layers, and where their cells lie.
         default_layer: mapped unless the caller names another; the last of ``layers`` when None.
         time_first_layers: those of ``layers`` that return (N, T', C, H', W').
@@ -63,11 +65,16 @@ class OwnModel:
             raise self._wrong(f"its network is a {type(self.network).__name__}, not a torch.nn.Module")
         if not isinstance(self.clip, ClipSpec):
             raise self._wrong(f"its clip is a {type(self.clip).__name__}, not a chronolens.clips.ClipSpec")
-        for words, what in ((self.classes, "classes"), (self.layers, "layers"), (self.warnings, "warnings")):
-            if isinstance(words, str) or not all(isinstance(word, str) and word for word in words):
+        for given, what in ((self.classes, "classes"), (self.layers, "layers"), (self.warnings, "warnings")):
+            if isinstance(given, str) or not all(isinstance(word, str) and word for word in given):
                 raise self._wrong(f"its {what} are not a sequence of words")
-            if len(set(words)) != len(words):
+            if len(set(given)) != len(given):
                 raise self._wrong(f"one of its {what} comes twice")
+        for layer in self.layers:
+            if layer in _RESERVED:
+                raise self._wrong(
+                    f"its layer {layer!r} has a name that has a meaning of its own where layers are chosen; rename the module"
+                )
         if len(self.classes) < 2:
             raise self._wrong("it has fewer than two classes")
         for layer in (*self.time_first_layers, *(() if self.default_layer is None else (self.default_layer,))):
@@ -87,13 +94,14 @@ def build(plugin: str) -> list[OwnModel]:
         plugin: ``module:function``; the function takes no argument and returns one :class:`OwnModel` or a list of them.
 
     Raises:
-        PluginError: the module cannot be imported, has no such function, the function fails, or returns something else.
+        PluginError: the module cannot be imported, has no such function, the function fails, returns something else, or one of the two
+            ends the program (``sys.exit``, or ``argparse`` that reads the arguments of ours).
     """
     name, _, function = plugin.partition(":")
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # whatever the module does when it is imported
-        raise PluginError(f"the plugin {plugin} cannot be imported: {_words(error)}") from error
+    except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+        raise PluginError(f"the plugin {plugin} cannot be imported: {words(error)}") from error
     maker = getattr(module, function, None)
     if not callable(maker):
         raise PluginError(f"the plugin {plugin}: the module {name} has no function {function}")
@@ -101,8 +109,8 @@ def build(plugin: str) -> list[OwnModel]:
         made = maker()
     except PluginError as error:
         raise PluginError(f"the plugin {plugin}: {error.detail}") from error
-    except Exception as error:  # it is somebody else's
-        raise PluginError(f"the plugin {plugin} failed: {_words(error)}") from error
+    except (Exception, SystemExit) as error:  # it is somebody else's
+        raise PluginError(f"the plugin {plugin} failed: {words(error)}") from error
     models = list(made) if isinstance(made, list | tuple) else [made]
     for model in models:
         if not isinstance(model, OwnModel):
@@ -110,6 +118,9 @@ def build(plugin: str) -> list[OwnModel]:
     return models
 
 
-def _words(error: Exception) -> str:
+def words(error: BaseException) -> str:
+    """Return in one line what somebody else's code raised; SystemExit with what may have raised it."""
+    if isinstance(error, SystemExit):
+        return f"SystemExit: {str(error)[:300]}; it ends the program, is there sys.exit or argparse.parse_args in it?"
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:300]}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 Phase = Literal["decode", "predict", "gradcam", "freeze", "reverse", "render"]
@@ -58,6 +58,15 @@ class ModelInfo(_Answer):
     state: Literal["ready", "loading", "failed"]
     metrics: dict[str, Any] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, values: Any) -> Any:
+        """Take what jobs hold that were stored when every model had one default layer."""
+        if isinstance(values, dict) and "default_layer" in values:
+            values = {**values, "default_layers": [values["default_layer"]]}
+            del values["default_layer"]
+        return values
 
 
 class SampledFrame(_Answer):
@@ -119,7 +128,7 @@ class Blobs(_Answer):
 class Cells(_Answer):
     """Where the cells of a map lie, (T, H, W): cell ``i`` sees around ``first + i * stride``, in frames and pixels of the model's input.
 
-    ``frames`` tells which of the T frames each step of the map looks at, where a pathway has picked its own.
+    ``frames`` tells which of the T frames each step of the map looks at, where a pathway has picked its own; in time it then counts alone.
     """
 
     stride: tuple[float, float, float]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import torch
 
 from chronolens.clips import ClipSpec, DecodedClip
 from chronolens.engine import Engine
-from chronolens.errors import UnknownLayerError
+from chronolens.errors import OptionsError, UnknownLayerError
 from chronolens.explain.capture import capture
 from chronolens.models import build_model
-from chronolens.models.weights import WeightsRecord, save_weights
+from chronolens.models.weights import WeightsRecord, find_record, save_weights, write_record
 from chronolens.options import ExplanationOptions, check_against
 from chronolens.pipeline import explain
-from chronolens.schemas import ExplanationResult
+from chronolens.schemas import ExplanationResult, HeatMap, ModelInfo
 from chronolens.video.prepare import fit_frames, prepare
 
 CLASSES = ("opening", "closing", "turning", "holding")
@@ -103,3 +104,32 @@ def test_masks_act_on_the_clip_before_the_pathways_split(engine: Engine, clip: D
     with torch.no_grad(), capture(loaded.network, ["s1.pathway0_stem"]) as taps:
         loaded.network(prepared[:, :, [0, 1, 2, 3, 4, 5, 6, 5]])
         assert torch.allclose(taps["s1.pathway0_stem"], seen, atol=1e-6)  # the slow pathway picks frames 0 and 7 of the frozen clip
+
+
+def test_a_model_that_a_job_of_before_holds_can_be_read(engine: Engine) -> None:
+    facts = engine.describe(NAME).model_dump(mode="json")
+    for field in ("default_layers", "stages"):
+        del facts[field]
+    facts["default_layer"] = "Mixed_5c"
+    found = ModelInfo.model_validate(facts)
+    assert (found.default_layers, found.stages) == (["Mixed_5c"], {})
+    assert HeatMap.model_validate(MAP_OF_BEFORE).stage is None
+
+
+MAP_OF_BEFORE: dict[str, Any] = {
+    "layer": "Mixed_5c", "pathway": None, "weights": "per_frame", "of": "logit", "shape": [1, 1, 1],
+    "cells": {"stride": [1, 1, 1], "first": [0.5, 0.5, 0.5]},
+    "blobs": {"count_per_frame": None, "mean_size_px": None, "mean_center_distance_px": None},
+    "frames": [{"frame": 0, "mass": 1.0}],
+}  # fmt: skip
+
+
+def test_a_record_that_no_clip_fits_is_named(engine: Engine, tmp_path: Path) -> None:
+    record = find_record(engine.store, NAME)
+    for file in engine.store.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    write_record(dataclasses.replace(record, clip=dataclasses.replace(record.clip, frames=6)), tmp_path)
+    with pytest.raises(OptionsError, match="6 frames cannot be divided by alpha 4"):
+        Engine(tmp_path, device="cpu").describe(NAME)
+    write_record(dataclasses.replace(record, clip=dataclasses.replace(record.clip, height=1, width=1)), tmp_path)
+    Engine(tmp_path, device="cpu").describe(NAME)  # one pixel is a picture

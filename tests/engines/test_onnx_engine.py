@@ -17,6 +17,7 @@ from chronolens.export.run import export
 from chronolens.onnx_engine import OnnxEngine
 from chronolens.options import ExplanationOptions, GradCamOptions, MaskOptions, check_against
 from chronolens.pipeline import explain
+from chronolens.video.prepare import fit_frames
 
 MODELS = ["tiny-clstm", "tiny-i3d"]
 
@@ -124,3 +125,14 @@ def test_a_damaged_graph_is_not_served(store: Path, tmp_path: Path) -> None:
     graph.write_bytes(graph.read_bytes()[:-1] + b"\x00")
     with pytest.raises(WeightsError):
         OnnxEngine(tmp_path / "exports").models()
+
+
+@pytest.mark.parametrize("layers", [["default"], ["stage5"], ["Mixed_5c"], ["default", "Mixed_5c"], "all"])
+def test_every_name_of_its_map_is_taken(onnx: OnnxEngine, clip: DecodedClip, layers: list[str] | str) -> None:
+    options = ExplanationOptions(model="tiny-i3d", gradcam={"layers": layers}, mask=MaskOptions(preset="exhaustive"))  # type: ignore[arg-type]
+    info = onnx.describe("tiny-i3d")
+    check_against(options, info)
+    frames = fit_frames(clip.frames, onnx.load("tiny-i3d").record.clip)
+    arrays, _ = onnx.look("tiny-i3d", frames, target=None, gradcam=options.gradcam)
+    assert [name for name in arrays if name.startswith("map/")] == ["map/Mixed_5c"]
+    assert info.stages == {"stage5": ["Mixed_5c"]}

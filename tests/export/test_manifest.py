@@ -18,6 +18,7 @@ from chronolens.export.manifest import (
 )
 from chronolens.schemas import Cells, ClipSpecInfo
 
+CELLS = Cells(stride=(1.0, 8.0, 8.0), first=(0.5, 3.5, 3.5))
 MANIFEST = Manifest(
     kind="onnx",
     model="tiny",
@@ -29,7 +30,7 @@ MANIFEST = Manifest(
     record="ef" * 32,
     clip=ClipSpecInfo(frames=8, height=32, width=32, sampling="centre", scale=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     classes=["a", "b"],
-    maps=[MapFacts(layer="clstm.cell1", output="heat_map", cells=Cells(stride=(1.0, 8.0, 8.0), first=(0.5, 3.5, 3.5)), pathway=None)],
+    maps=[MapFacts(layer="clstm.cell1", output="heat_map", cells=CELLS, pathway=None, stage="stage2")],
     options={"opset": 18},
     packages={"torch": "2"},
     recipe="cd" * 32,

@@ -1,6 +1,7 @@
 """Own models: what they get, and that whatever is missing is named."""
 
 import dataclasses
+import hashlib
 import shutil
 import sys
 from importlib.metadata import EntryPoint, EntryPoints
@@ -19,7 +20,7 @@ from chronolens.explain import grad_cam
 from chronolens.explain.capture import valid_layers
 from chronolens.export.run import export
 from chronolens.golden import golden_frames
-from chronolens.models.plugged import Plugged, weights_digest
+from chronolens.models.plugged import Plugged, code_digest, weights_digest
 from chronolens.models.precision import InBfloat16
 from chronolens.models.weights import find_record, load_model, write_record
 from chronolens.options import GradCamOptions, MaskOptions
@@ -232,6 +233,14 @@ def test_other_code_with_the_same_weights_is_another_record(tmp_path, plugin, mo
     assert before.digests() != after.digests()
 
 
+def test_code_that_cannot_be_read_is_known_by_its_name(tmp_path, plugin, monkeypatch):
+    plugin(OWN)
+    Catalogue(tmp_path)
+    monkeypatch.setattr(sys.modules["theirs"], "__file__", str(tmp_path / "packed.zip" / "theirs.py"))
+    network = sys.modules["theirs"].build().network
+    assert code_digest(network) == hashlib.sha256(b"theirs\0\0").hexdigest()
+
+
 # ---- what is wrong with one that cannot be served
 
 
@@ -261,6 +270,8 @@ def takes_frames(clip):
         (lambda logits: logits.double(), "not all finite float32 numbers but torch.float64"),
         (lambda logits: nn.functional.dropout(logits, training=True), "answers the same clip differently each time; is there dropout"),
         (lambda logits: logits - logits.mean(0), "its logits for a clip depend on the other clips of the batch"),
+        (lambda logits: logits.softmax(1), "its forward returns probabilities, not logits"),
+        (lambda logits: sys.exit("bye"), "its forward does not take clips .*: SystemExit: bye; it ends the program"),
         (lambda logits: logits.detach(), "its logits have no finite gradient by the clip; is there a detach"),
     ],
 )
@@ -269,6 +280,59 @@ def test_what_a_forward_lacks_is_named(tmp_path, change, words):
         Catalogue(tmp_path, [small(network=Broken(change))]).open("small")
     assert caught.value.code == "plugin-invalid"
     assert caught.value.detail.startswith("the model small: ")
+
+
+@pytest.mark.parametrize("change", [lambda clip: clip.sub_(0.5), lambda clip: clip.mul_(2), lambda clip: clip.squeeze_().unsqueeze_(-1)])
+def test_a_network_that_changes_its_clip_is_told_so(tmp_path, change):
+    class InPlace(Small):
+        def forward(self, clip):
+            logits = super().forward(clip)
+            change(clip)
+            return logits
+
+    with pytest.raises(PluginError, match="its forward changes the clip that it is given in place; let it work on a copy"):
+        Catalogue(tmp_path, [small(network=InPlace())]).open("small")
+
+
+def test_a_network_that_works_in_place_and_changes_nothing_has_no_gradient(tmp_path):
+    class Clamping(Small):
+        def forward(self, clip):
+            return super().forward(clip.clamp_(-9, 9))
+
+    with pytest.raises(PluginError, match="its logits have no gradient by the clip: RuntimeError: a leaf Variable"):
+        Catalogue(tmp_path, [small(network=Clamping())]).open("small")
+
+
+def test_nobody_else_than_the_user_interrupts(tmp_path, plugin):
+    plugin("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        Catalogue(tmp_path)
+
+
+def test_a_parameter_without_a_shape_is_named(tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    with pytest.raises(PluginError, match=r"the model small: its parameter '1.bias' is not initialised"):
+        Catalogue(tmp_path, [small(network=network, layers=())])
+    network(torch.rand(1, 3, 4, 8, 12))
+    assert Catalogue(tmp_path, [small(network=network, layers=())]).open("small")[0].sha256
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("compiler", [lambda network: torch.jit.trace(network, torch.rand(2, 3, 4, 8, 12)), torch.jit.script])
+def test_what_was_traced_or_scripted_predicts_and_cannot_be_mapped(tmp_path, compiler):
+    traced = compiler(Small().eval())
+    assert [name for name, _ in Plugged(traced, {}).named_parameters()] == [name for name, _ in Small().named_parameters()]
+    with pytest.raises(PluginError, match=r"its layer 'conv' is a torch.jit.ScriptModule, which supports no hooks"):
+        Catalogue(tmp_path, [small(network=traced)]).open("small")
+    engine = Engine(tmp_path, "cpu", own=[small(network=traced, layers=())])
+    assert engine.describe("small").methods == ["freeze", "reverse"]
+    assert engine.look("small", golden_frames(SPEC), target=None, gradcam=None)[0]["scores"].shape == (3,)
+
+
+def test_a_compiled_network_has_other_names(tmp_path):
+    compiled = torch.compile(Small(), backend="eager")
+    with pytest.raises(PluginError, match=r"it has no layer 'conv': torch.compile has put '_orig_mod.' before .* before compiling"):
+        Catalogue(tmp_path, [small(network=compiled)]).open("small")
 
 
 @pytest.mark.parametrize(
@@ -300,6 +364,8 @@ def test_what_a_layer_lacks_is_named(tmp_path, layers, words):
         ({"name": "a/b"}, "letters, digits, dot, dash and underscore"),
         ({"network": lambda clip: clip}, "its network is a function, not a torch.nn.Module"),
         ({"clip": (4, 8, 12)}, "its clip is a tuple, not a chronolens.clips.ClipSpec"),
+        ({"layers": ("conv", "all")}, "its layer 'all' has a name that has a meaning of its own"),
+        ({"layers": ("default",)}, "its layer 'default' has a name"),
         ({"classes": "abc"}, "its classes are not a sequence of words"),
         ({"classes": ("a", 1, 2)}, "its classes are not a sequence of words"),
         ({"classes": ("a", "b", "a")}, "one of its classes comes twice"),
@@ -333,6 +399,12 @@ def test_a_video_network_names_its_layers_itself(tiny_store, tmp_path):
         ("theirs:build", "model = 1", "the plugin theirs:build: the module theirs has no function build"),
         ("theirs:build", "build = 1", "the module theirs has no function build"),
         ("theirs:build", "def build(): raise ValueError('no weights')", "the plugin theirs:build failed: ValueError: no weights"),
+        ("theirs:build", "import sys; sys.exit(3)", "the plugin theirs:build cannot be imported: SystemExit: 3; it ends the program"),
+        (
+            "theirs:build",
+            "import argparse\ndef build(): argparse.ArgumentParser().parse_args(['--port'])",
+            "the plugin theirs:build failed: SystemExit: 2; .* argparse.parse_args",
+        ),
         ("theirs:build", "def build(size): return size", "the plugin theirs:build failed: TypeError"),
         ("theirs:build", "def build(): return 3", "returned a int, not a chronolens.plugins.OwnModel or a list of them"),
         ("theirs:build", OWN.replace('"theirs"', '"their model"'), "the plugin theirs:build: a model's name has letters"),
@@ -375,6 +447,36 @@ def test_installed_plugins_are_found_unless_told_otherwise(monkeypatch):
     assert plugin_names.named() == ["mine:build"]
     monkeypatch.setenv("CHRONOLENS_PLUGINS", "none")
     assert plugin_names.named() == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import sys; sys.exit(1)",
+        "1 / 0",
+        OWN.replace('"theirs"', '"tiny-i3d"'),
+        OWN.replace("nn.Linear(2 * 2 * 4 * 6, 3)", "nn.LazyLinear(3)"),
+        OWN.replace("return OwnModel", "return 2 * [OwnModel").replace('layers=("0",))', 'layers=("0",))]'),
+    ],
+)
+def test_an_installed_plugin_that_fails_is_left_out_and_a_named_one_is_an_error(tiny_store, plugin, monkeypatch, caplog, text):
+    plugin(text)
+    installed = EntryPoints([EntryPoint("x", "theirs:build", "chronolens.models"), EntryPoint("y", "no_function", "chronolens.models")])
+    monkeypatch.setattr(plugin_names, "entry_points", lambda group: installed.select(group=group))
+    with pytest.raises(PluginError):
+        Catalogue(tiny_store)
+    monkeypatch.setenv("CHRONOLENS_PLUGINS", "")
+    caplog.clear()
+    assert Catalogue(tiny_store).names() == ["tiny-clstm", "tiny-i3d"]
+    wrong, failed = (record.getMessage() for record in caplog.records)
+    assert wrong.startswith("the installed plugin no_function is left out, it is not written module:function")
+    assert failed.startswith("the installed plugin theirs:build is left out: ")
+    assert "CHRONOLENS_PLUGINS=none" in wrong
+    assert "CHRONOLENS_PLUGINS=none" in failed
+    monkeypatch.setenv("CHRONOLENS_PLUGINS", "none")
+    caplog.clear()
+    assert Catalogue(tiny_store).names() == ["tiny-clstm", "tiny-i3d"]
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("wrong", ["mine", "mine:", ":build", "mine.py:build()", "../mine:build", "a:b:c"])

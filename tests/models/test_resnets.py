@@ -84,8 +84,29 @@ def test_linspace_is_that_of_pytorch() -> None:
 def test_a_clip_that_alpha_does_not_divide_is_refused() -> None:
     with pytest.raises(OptionsError, match="30 frames cannot be divided by alpha 4"):
         slow_frame_indices(30, 4, "linspace")
-    with pytest.raises(OptionsError, match="no residual network of 34"):
-        build_model("tsm", depth=34)
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "pointer"),
+    [
+        ("slowfast", {"alpha": -4}, "/alpha"),
+        ("slowfast", {"alpha": True}, "/alpha"),
+        ("slowfast", {"alpha": 4.0}, "/alpha"),
+        ("slowfast", {"head": "softmax-of-mean"}, "/head"),
+        ("slowfast", {"slow_frames": "every"}, "/slow_frames"),
+        ("slowfast", {"fusion_kernel": 4}, "/fusion_kernel"),
+        ("slowfast", {"width": 60}, "/beta"),
+        ("slowfast", {"last_stride": 0}, "/last_stride"),
+        ("slowfast", {"fusion_norm": 1}, "/fusion_norm"),
+        ("tsm", {"shift": 1}, "/shift"),
+        ("tsm", {"num_classes": 0}, "/num_classes"),
+        ("tsm", {"depth": 34}, "/depth"),
+    ],
+)
+def test_impossible_options_are_refused(name: str, config: dict[str, object], pointer: str) -> None:
+    with pytest.raises(OptionsError) as caught:
+        build_model(name, **config)
+    assert caught.value.pointer == pointer
 
 
 def test_the_slow_pathway_sees_its_frames_only() -> None:

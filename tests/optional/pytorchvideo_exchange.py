@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tests.models.importing.parity_draws import State, pixels
+from tests.importing.parity_draws import State, pixels
 from torch import Tensor
 
+from chronolens.importing.dialects import convert
 from chronolens.models import build_model
 from chronolens.models.base import VideoNetwork
-from chronolens.models.importing.dialects import convert
 
 SIDE = Path(__file__).with_name("pytorchvideo_side.py")
 CLASSES = 5

@@ -17,7 +17,7 @@ import os
 import pytest
 from tests.optional.pytorchvideo_exchange import VARIANTS, exchange
 
-from chronolens.models.importing.dialects import detect
+from chronolens.importing.dialects import detect
 
 PYTHON = os.environ.get("CHRONOLENS_PYTORCHVIDEO_PYTHON", "")
 TOLERANCE, NOTICED = 1e-4, 1e-3

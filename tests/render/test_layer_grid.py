@@ -62,3 +62,20 @@ def test_a_cropped_map_lies_on_its_part_of_the_picture() -> None:
     # half a pixel of the map for each of the picture: rows 5 to 25 are 2.5 to 12.5
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (2, 11, 10, 19)
     assert on_picture(maps, (0.0, 0.0, 30.0, 60.0), 30, 60) is maps
+
+
+def test_a_small_picture_that_a_model_enlarges_costs_no_more_than_itself() -> None:
+    maps = np.ones((2, 224, 224), np.float32)
+    whole = on_picture(maps, (1.0, 2000.0, 14.0, 14.0), 16, 4096)  # 14 pixels of the picture were enlarged to 224
+    assert whole.shape == (2, 16, 4096)
+    assert whole[0].sum() == 14 * 14
+    assert whole[0, 1:15, 2000:2014].all()
+
+
+def test_slender_pictures_are_squeezed_to_tiles() -> None:
+    tall, wide = np.zeros((2, 2160, 16, 3), np.uint8), np.zeros((2, 16, 4096, 3), np.uint8)
+    for clip, rows in ((tall, 4 * 144), (wide, 36)):
+        one = Heat("stage5", None, np.ones((2, 2, 2)), np.full(2, 0.5), np.ones(2, bool))
+        assert layer_grid(clip, [one], [0, 1], [0.0, 0.1], headline="").shape[0] == 34 + 22 + 2 * (rows + 4)
+        (picture, _) = layer_film(clip, [one], headline="")
+        assert max(picture.shape) < 1100

@@ -28,7 +28,15 @@ def clip(count: int = 8, height: int = 240, width: int = 320) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "expected"), [(240, 320, (240, 320)), (120, 160, (240, 320)), (720, 1280, (360, 640)), (255, 341, (254, 340))]
+    ("height", "width", "expected"),
+    [
+        (240, 320, (240, 320)),
+        (120, 160, (240, 320)),
+        (720, 1280, (360, 640)),
+        (255, 341, (254, 340)),
+        (16, 4096, (240, 960)),
+        (2160, 16, (360, 90)),
+    ],
 )
 def test_panel_sizes(height: int, width: int, expected: tuple[int, int]) -> None:
     assert panel_size(height, width) == expected

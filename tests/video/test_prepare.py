@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -172,8 +176,29 @@ def test_cropping_is_scaling_and_then_cutting(interpolation: str) -> None:
         {"short_side": 256},
         {"resize": "crop"},
         {"resize": "crop", "short_side": 223},
+        {"resize": "crop", "short_side": 256.0},
+        {"resize": "crop", "short_side": 100_000},
+        *({"frames": value} for value in (0, -1, 8.5, 8.0, "8", True, None, 1025)),
+        *({name: value} for name in ("height", "width") for value in (0, -1, 8.5, "8", True, 4097)),
+        *({"sampling": "mmaction2", "interval": value} for value in (2.5, "2", True, 10_001)),
+        *({"scale": value} for value in (math.nan, math.inf, "1", None, True, (1.0, 1.0, 1.0))),
+        *(
+            {name: value}
+            for name in ("mean", "std")
+            for value in ((1.0, 1.0), [1.0] * 4, 1.0, "abc", (1.0, 1.0, math.nan), (1.0, 1.0, "1"))
+        ),
+        {"std": (1.0, 0.0, 1.0)},
+        {"std": (1.0, 1.0, -1.0)},
     ],
 )
 def test_specs_that_say_nothing_sensible_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError):
-        ClipSpec(8, 128, 224, **wrong)  # type: ignore[arg-type]
+        ClipSpec(**{"frames": 8, "height": 128, "width": 224, **wrong})  # type: ignore[arg-type]
+
+
+def test_a_spec_survives_json_where_tuples_become_lists() -> None:
+    spec = ClipSpec(8, 24, 32, "mmaction2", 1 / 255, (0.1, 0.2, 0.3), (1, 2, 3), 2, "crop", 40, "pil", "bgr")
+    again = ClipSpec(**json.loads(json.dumps(dataclasses.asdict(spec))))
+    assert again == spec
+    assert hash(again) == hash(spec)
+    assert ClipSpec(1024, 4096, 4096, "mmaction2", interval=10_000).frames == 1024

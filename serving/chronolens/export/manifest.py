@@ -49,6 +49,7 @@ class MapFacts(_Part):
     output: str
     cells: Cells
     pathway: str | None
+    stage: str | None
 
 
 class Manifest(_Part):

@@ -91,8 +91,15 @@ def graph_maps(subject: Subject) -> list[GraphMap]:
     """Return what the graph's heat maps are of."""
     spec, network = subject.record.clip, subject.network
     names = heat_map_names(len(network.default_layers))
+    stages = {layer: stage for stage, layers in network.stages.items() for layer in layers}
     return [
-        GraphMap(layer, output, network.cell_grid(layer, spec.frames, spec.height, spec.width), network.pathway_of(layer))
+        GraphMap(
+            layer,
+            output,
+            network.cell_grid(layer, spec.frames, spec.height, spec.width),
+            network.pathway_of(layer),
+            stages.get(layer),
+        )
         for layer, output in zip(network.default_layers, names, strict=True)
     ]
 

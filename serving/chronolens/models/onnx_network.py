@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -31,17 +30,19 @@ class GraphMap:
         output: name of the graph's output.
         cells: where the cells of the map lie on the clip.
         pathway: of a network that has several, else None.
+        stage: short name of the layer, if it has one.
     """
 
     layer: str
     output: str
     cells: CellGrid
     pathway: str | None = None
+    stage: str | None = None
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> GraphMap:
         """Undo ``dataclasses.asdict``; raises KeyError or TypeError where that is not what it is."""
-        return cls(str(facts["layer"]), str(facts["output"]), CellGrid(**facts["cells"]), facts["pathway"])
+        return cls(str(facts["layer"]), str(facts["output"]), CellGrid(**facts["cells"]), facts["pathway"], facts["stage"])
 
 
 class OnnxNetwork:
@@ -61,7 +62,6 @@ class OnnxNetwork:
     """
 
     time_first_layers: frozenset[str] = frozenset()
-    stages: Mapping[str, tuple[str, ...]] = MappingProxyType({})
     memory_format: torch.memory_format = torch.contiguous_format
     reads_in_order = False
     training = False
@@ -69,6 +69,8 @@ class OnnxNetwork:
     def __init__(self, graph: Path | bytes, maps: Sequence[GraphMap], card: int = 0) -> None:
         self._maps = {one.layer: one for one in maps}
         self.default_layers = tuple(self._maps)
+        stages = dict.fromkeys(one.stage for one in maps if one.stage is not None)
+        self.stages = {stage: tuple(one.layer for one in maps if one.stage == stage) for stage in stages}
         self.pathways = tuple(one.pathway for one in maps if one.pathway is not None)
         self._session = open_session(graph, card)
         # not ``onnxruntime.get_device()``: that says GPU even when the session fell back to the processor

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from chronolens.clips import CellGrid
+from chronolens.errors import PluginError
 from chronolens.models.base import VideoNetwork
 
 
@@ -47,8 +49,18 @@ class Plugged(VideoNetwork):
     def named_modules(
         self, memo: set[nn.Module] | None = None, prefix: str = "", remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Module]]:
-        """Yield the modules of the network by its own names, as if there were no adapter."""
-        yield from self.network.named_modules(memo, prefix, remove_duplicate)
+        """Yield the modules of the network by its own names, as if there were no adapter; those that refuse hooks are left out."""
+        for name, module in self.network.named_modules(memo, prefix, remove_duplicate):
+            if not isinstance(module, torch.jit.ScriptModule):
+                yield name, module
+
+    def named_parameters(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield the parameters of the network by its own names, those of scripted modules too."""
+        yield from self.network.named_parameters(prefix, recurse, remove_duplicate)
+
+    def named_buffers(self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True) -> Iterator[tuple[str, Tensor]]:
+        """Yield the buffers of the network by its own names, those of scripted modules too."""
+        yield from self.network.named_buffers(prefix, recurse, remove_duplicate)
 
     def mappable(self, layers: Sequence[str]) -> list[str]:
         """See :meth:`VideoNetwork.mappable`; here those that were named, because of others nobody has said which axis is time."""
@@ -62,9 +74,15 @@ class Plugged(VideoNetwork):
 
 
 def weights_digest(network: nn.Module) -> str:
-    """Return the SHA-256 over the tensors of ``state_dict()``, sorted by name: names, types, shapes and bytes."""
+    """Return the SHA-256 over the tensors of ``state_dict()``, sorted by name: names, types, shapes and bytes.
+
+    Raises:
+        PluginError: one of them has no shape yet, as in ``nn.LazyLinear`` before its first clip.
+    """
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
+        if is_lazy(value):
+            raise PluginError(f"its parameter {name!r} is not initialised; let the network see one clip, or load its weights, first")
         if isinstance(value, Tensor):
             digest.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode() + b"\0")
             digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
@@ -72,10 +90,17 @@ def weights_digest(network: nn.Module) -> str:
 
 
 def code_digest(network: nn.Module) -> str:
-    """Return the SHA-256 over the files in which the classes of a network and of its modules are written, those of PyTorch apart."""
+    """Return the SHA-256 over the files in which the classes of a network and of its modules are written, those of PyTorch apart.
+
+    Of a file that cannot be read only the name of the module counts.
+    """
     digest = hashlib.sha256()
     for name in sorted({type(part).__module__ for part in network.modules()}):
         file = getattr(sys.modules.get(name), "__file__", None)
         if name.partition(".")[0] != "torch" and file is not None:
-            digest.update(name.encode() + b"\0" + Path(file).read_bytes() + b"\0")
+            try:
+                body = Path(file).read_bytes()
+            except (OSError, ValueError, TypeError):  # inside an archive, or gone since it was imported
+                body = b""
+            digest.update(name.encode() + b"\0" + body + b"\0")
     return digest.hexdigest()

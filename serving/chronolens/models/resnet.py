@@ -45,6 +45,22 @@ class StagePlan:
     shift: int = 0
 
 
+def check_numbers(config: object, least: dict[str, int], choices: dict[str, tuple[object, ...]]) -> None:
+    """Refuse an option that is no whole number of at least so much, or none of the words it may be.
+
+    Raises:
+        OptionsError: with the pointer of the option.
+    """
+    for name, lowest in least.items():
+        value = getattr(config, name)
+        if type(value) is not int or value < lowest:
+            raise OptionsError(f"{name} is a whole number of at least {lowest}, not {str(value)[:40]}", pointer=f"/{name}")
+    for name, words in choices.items():
+        value = getattr(config, name)
+        if not any(type(value) is type(word) and value == word for word in words):
+            raise OptionsError(f"{name} cannot be {str(value)[:40]!r}", pointer=f"/{name}", allowed=[str(word) for word in words])
+
+
 def plans(
     depth: int, width: int, inputs: tuple[int, int, int, int], kernels: tuple[int, int, int, int], last_stride: int, shift: int = 0
 ) -> list[StagePlan]:

@@ -6,7 +6,7 @@ Module names follow PySlowFast (``s2.pathway0_res1.branch2.b.weight``, ``s1_fuse
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,7 +17,20 @@ from chronolens.clips import CellGrid
 from chronolens.errors import OptionsError
 from chronolens.models.base import VideoNetwork
 from chronolens.models.blocks import GridWalk, even_share, sliding_share
-from chronolens.models.resnet import STAGES, ResBlock, Stem, blocks, conv, plans, stage_widths, walk_block, walk_stem, with_channels_last
+from chronolens.models.resnet import (
+    DEPTHS,
+    STAGES,
+    ResBlock,
+    Stem,
+    blocks,
+    check_numbers,
+    conv,
+    plans,
+    stage_widths,
+    walk_block,
+    walk_stem,
+    with_channels_last,
+)
 
 PATHWAYS = ("slow", "fast")
 SLOW_KERNELS = (1, 1, 3, 3)
@@ -61,6 +74,21 @@ class SlowFastConfig:
     head: Literal["mean_of_softmax", "softmax_of_mean", "global"] = "mean_of_softmax"
     last_stride: int = 2
     dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        words: dict[str, tuple[object, ...]] = {
+            "depth": tuple(DEPTHS),
+            "last_stride": (1, 2),
+            "fusion_norm": (False, True),
+            "slow_first": (False, True),
+            "slow_frames": get_args(SlowFrames),
+            "head": ("mean_of_softmax", "softmax_of_mean", "global"),
+        }
+        check_numbers(self, {"num_classes": 1, "alpha": 1, "beta": 1, "width": 1, "fusion_kernel": 1, "fusion_ratio": 1}, words)
+        if self.fusion_kernel % 2 == 0:
+            raise OptionsError(f"fusion_kernel is odd, not {self.fusion_kernel}", pointer="/fusion_kernel")
+        if self.width % self.beta:
+            raise OptionsError(f"width {self.width} cannot be divided by beta {self.beta}", pointer="/beta")
 
 
 POOL = 7

@@ -10,7 +10,19 @@ from torch import Tensor, nn
 from chronolens.clips import CellGrid
 from chronolens.models.base import VideoNetwork
 from chronolens.models.blocks import GridWalk, even_share
-from chronolens.models.resnet import STAGES, ResBlock, Stem, blocks, plans, stage_widths, walk_block, walk_stem, with_channels_last
+from chronolens.models.resnet import (
+    DEPTHS,
+    STAGES,
+    ResBlock,
+    Stem,
+    blocks,
+    check_numbers,
+    plans,
+    stage_widths,
+    walk_block,
+    walk_stem,
+    with_channels_last,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,9 @@ class TSMConfig:
     shift: int = 8
     last_stride: int = 2
     dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_numbers(self, {"num_classes": 1, "width": 1, "shift": 2}, {"depth": tuple(DEPTHS), "last_stride": (1, 2)})
 
 
 class TSM(VideoNetwork):

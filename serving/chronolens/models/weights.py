@@ -2,7 +2,7 @@
 
 The record says everything that a result must be able to tell: architecture and its options, clip preparation, classes, digest,
 licence, data and figures. Of weights that we trained, tensors with two or more axes are stored as float16, the small rest (biases,
-BatchNorm) as float32; imported weights keep every bit.
+BatchNorm) as float32. Imported weights are stored as float32, which keeps every bit of float16, bfloat16 and float32; float64 is rounded.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chronolens.clips import Frames
-from chronolens.render.overlay import Heat, overlay
+from chronolens.render.overlay import Heat, overlay, slender
 from chronolens.render.strip import mask_strip
 from chronolens.render.text import BACKGROUND, GREY, WHITE, text_width, write
 
@@ -46,7 +46,7 @@ def filmstrip(
         mask cells, its number and its time.
     """
     count = len(frames)
-    tile = max(16, round(_TILE * frames.shape[1] / frames.shape[2]))
+    tile = round(_TILE * slender(*frames.shape[1:3]))
     block = tile + len(heats) * (tile + _BAR + 2 * _GAP) + len(masks) * (_CELL + _GAP) + _LABEL + _GAP
     columns = min(count, PER_ROW)
     rows = -(-count // PER_ROW)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chronolens.clips import Frames
-from chronolens.render.overlay import Heat, overlay
+from chronolens.render.overlay import Heat, overlay, slender
 from chronolens.render.text import BACKGROUND, GREY, WHITE, write
 
 _TILE, _GAP, _MARGIN, _HEAD, _TITLE = 144, 4, 118, 34, 22
@@ -39,7 +39,7 @@ def layer_grid(
     Returns:
         (H', W', 3) uint8 RGB.
     """
-    tile = max(16, round(_TILE * frames.shape[1] / frames.shape[2]))
+    tile = round(_TILE * slender(*frames.shape[1:3]))
     height = _HEAD + _TITLE + len(frames) * (tile + _GAP)
     image = np.full((height, _MARGIN + (len(heats) + 1) * (_TILE + _GAP), 3), BACKGROUND, dtype=np.uint8)
     write(image, headline, 10, 23, 18, weight=600)
@@ -67,7 +67,7 @@ def layer_film(frames: Frames, heats: Sequence[Heat], *, headline: str) -> Itera
         heats: the maps, each scaled for itself; where a pathway did not see a frame, its title says which it shows.
         headline: class and score.
     """
-    tile = max(2, round(FILM_TILE * frames.shape[1] / frames.shape[2] / 2) * 2)
+    tile = round(FILM_TILE * slender(*frames.shape[1:3]) / 2) * 2
     cells = len(heats) + 1
     columns, rows = min(cells, FILM_COLUMNS), -(-cells // FILM_COLUMNS)
     block = _TITLE + tile + _GAP

@@ -16,6 +16,10 @@ Array = npt.NDArray[Any]
 Window = tuple[float, float, float, float]
 """Part of a picture: top, left, rows, columns."""
 MAX_ROWS = 720
+NARROWEST = 16
+"""Pixels that a film is wide at least, for the sake of its encoder."""
+MOST_SLENDER = 4
+"""Pictures longer than this many times their short side are squeezed to it where several stand side by side."""
 EVEN = CellGrid((1, 1, 1), (0.5, 0.5, 0.5))
 """Any grid whose steps divide the clip evenly."""
 STRONGEST = 0.72
@@ -171,11 +175,15 @@ def on_picture(maps: Array, window: Window, height: int, width: int) -> npt.NDAr
         height, width: of the picture.
 
     Returns:
-        (T', h', w') with as many pixels to a pixel of the picture as before; the same array when the window is the whole picture.
+        (T', h', w') with as many pixels to a pixel of the picture as before, at most one; the same array when the window is the whole
+        picture.
     """
     top, left, rows, columns = window
     if (top, left, rows, columns) == (0, 0, height, width):
         return maps
+    if maps.shape[1] > rows:  # a model enlarges a small picture; drawing needs no more pixels than the picture has
+        size = max(1, round(columns)), max(1, round(rows))
+        maps = np.stack([cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in maps])
     down, across = maps.shape[1] / rows, maps.shape[2] / columns
     whole = np.zeros((len(maps), max(maps.shape[1], round(height * down)), max(maps.shape[2], round(width * across))), np.float32)
     first_row = min(round(top * down), whole.shape[1] - maps.shape[1])
@@ -184,12 +192,17 @@ def on_picture(maps: Array, window: Window, height: int, width: int) -> npt.NDAr
     return whole
 
 
+def slender(height: int, width: int) -> float:
+    """Return height / width of a picture, kept within 1 / ``MOST_SLENDER`` and ``MOST_SLENDER``."""
+    return min(max(height / width, 1 / MOST_SLENDER), MOST_SLENDER)
+
+
 def fit(frame: Frames, max_height: int) -> Frames:
     """Return the frame, scaled down to at most ``max_height`` rows with its proportions kept."""
     height, width = frame.shape[:2]
     if height <= max_height:
         return frame
-    size = (max(2, round(width * max_height / height)), max_height)
+    size = (max(NARROWEST, round(width * max_height / height)), max_height)
     smaller: Frames = cv2.resize(frame, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
     return smaller
 

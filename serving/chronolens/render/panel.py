@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chronolens.clips import Frames
-from chronolens.render.overlay import Heat, colour_bar, opacity, overlay
+from chronolens.render.overlay import Heat, colour_bar, opacity, overlay, slender
 from chronolens.render.strip import OFF, ON, mask_strip
 from chronolens.render.text import BACKGROUND, GREY, WHITE, text_width, write
 
@@ -40,7 +40,7 @@ class PanelText:
 def panel_size(height: int, width: int) -> tuple[int, int]:
     """Return height and width of one panel for a frame of this size, both even."""
     rows = min(max(height, LOWEST), HIGHEST)
-    return rows // 2 * 2, max(2, round(width * rows / height / 2) * 2)
+    return rows // 2 * 2, round(rows / slender(height, width) / 2) * 2
 
 
 def panel_frames(

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from chronolens.errors import OptionsError, WeightsError
-from chronolens.models.importing import inception_family, slowfast_family, tsm_family
-from chronolens.models.importing.translation import SHOWN, Translation
+from chronolens.importing import inception_family, slowfast_family, tsm_family
+from chronolens.importing.translation import SHOWN, Translation
+from chronolens.importing.wording import plain
 
 DIALECTS: tuple[str, ...] = (
     "pytorch-i3d",
@@ -66,13 +67,13 @@ def detect(tensors: Mapping[str, Tensor]) -> str:
     if "authors-i3d" in dialects:
         dialects.remove("pytorch-i3d" if any(name.startswith(PREFIX) for name in tensors) else "authors-i3d")
     if len(dialects) != 1:
-        seen = ", ".join(sorted(names)[:SHOWN]) or "nothing"
+        seen = ", ".join(map(plain, sorted(names)[:SHOWN])) or "nothing"
         raise WeightsError(f"the {len(names)} names in the file fit {_either(dialects)} (seen: {seen})", allowed=DIALECTS)
     return dialects[0]
 
 
 def convert(tensors: Mapping[str, Tensor], dialect: str | None = None, *, config: Mapping[str, Any] | None = None) -> Imported:
-    """Return a checkpoint in our names, every name and shape checked.
+    """Return a checkpoint in our names, every name, shape and number checked.
 
     Args:
         tensors: as read from the file, names with or without ``module.``.
@@ -80,8 +81,9 @@ def convert(tensors: Mapping[str, Tensor], dialect: str | None = None, *, config
         config: options of the architecture that the weights do not show, such as ``alpha``; they win over what was derived.
 
     Raises:
-        OptionsError: unknown dialect.
-        WeightsError: no dialect fits, the file is of a network that is not ours, or tensors are missing, left over or misshapen.
+        OptionsError: unknown dialect, or options in ``config`` that the architecture does not take.
+        WeightsError: no dialect fits, the file is of a network that is not ours, or tensors are missing, left over, misshapen, of numbers
+            that a network does not take, or not finite.
     """
     translation = _TRANSLATIONS.get(dialect or detect(tensors))
     if translation is None:
@@ -89,8 +91,13 @@ def convert(tensors: Mapping[str, Tensor], dialect: str | None = None, *, config
     bare = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items()}
     if len(bare) != len(tensors):
         raise WeightsError(f"some names occur in the file both with and without {PREFIX!r}")
-    options = translation.options(bare, config or {})
-    return Imported(translation.dialect, translation.architecture, options, translation.state(bare, options))
+    try:
+        options = translation.options(bare, config or {})
+        return Imported(translation.dialect, translation.architecture, options, translation.state(bare, options))
+    except OptionsError as error:
+        if config:
+            raise
+        raise WeightsError(f"the file describes no {translation.architecture} network: {error}") from error  # all of it is the file's
 
 
 def _either(dialects: list[str]) -> str:

@@ -18,9 +18,10 @@ from typing import BinaryIO
 import httpx
 
 from chronolens.errors import WeightsError
-from chronolens.models.importing.importer import ImportOptions, import_checkpoint
-from chronolens.models.importing.public import PublicFile, record_digest
-from chronolens.models.importing.reading import LARGEST
+from chronolens.importing.importer import ImportOptions, TriedNetwork, keep_network, try_checkpoint
+from chronolens.importing.public import PublicFile, record_digest
+from chronolens.importing.reading import LARGEST
+from chronolens.importing.wording import plain
 from chronolens.models.weights import WeightsRecord
 from chronolens.store import file_digest
 
@@ -28,7 +29,7 @@ Report = Callable[[int, int | None], None]
 """Called with bytes there and bytes expected, None when the server does not say."""
 
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
-_RANGE = re.compile(r"bytes (?:(?P<first>\d+)-\d+|\*)/(?P<total>\d+|\*)")
+_RANGE = re.compile(r"bytes (?:(?P<first>\d+)-(?P<last>\d+)|\*)/(?P<total>\d+|\*)")
 
 
 def download(url: str, target: Path, *, sha256: str = "", report: Report | None = None, limit: int = LARGEST) -> str:
@@ -43,9 +44,13 @@ def download(url: str, target: Path, *, sha256: str = "", report: Report | None 
 
     Raises:
         WeightsError: not reachable, refused by the server, interrupted (the same call goes on where it stopped), too large, no room on the
-            disk, or another digest (the file is kept aside as ``FILE.wrong``).
+            disk, empty, packed, no address, or another digest (the file is kept aside as ``FILE.wrong``).
     """
-    _check_address(httpx.URL(url))
+    sha256 = sha256.lower()
+    try:
+        _check_address(httpx.URL(url))
+    except httpx.InvalidURL as error:
+        raise WeightsError(f"the address of the file is none: {plain(str(error))}") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_file():
         found = file_digest(target)
@@ -82,7 +87,8 @@ def pull(
         report: see :func:`download`.
 
     Raises:
-        WeightsError, OptionsError: as :func:`download` and :func:`import_checkpoint`; or the copy is missing or another file.
+        WeightsError, OptionsError: as :func:`download` and :func:`import_checkpoint`; or the copy is missing or another file. A fetched
+            file without a published digest that is no such checkpoint is kept aside as ``FILE.wrong``.
     """
     path = copy or downloads / public.name / public.file
     if copy is None:
@@ -91,12 +97,25 @@ def pull(
         raise WeightsError("there is no such file")
     else:
         found = file_digest(copy)
-    if not found.startswith(public.sha256):
+    if not found.startswith(public.sha256.lower()):
         raise WeightsError(f"the file has the digest {found}, {public.name} has {public.sha256}; it was not used")
-    record = import_checkpoint(path, store, options, public)
-    if found != public.sha256:
+    record = keep_network(_try(public, path, options, fetched=copy is None), path, store, options, public)
+    if found != public.sha256.lower():
         record_digest(store, public, found)
     return record
+
+
+def _try(public: PublicFile, path: Path, options: ImportOptions, *, fetched: bool) -> TriedNetwork:
+    """Read and try a file; without a digest nothing else tells whether what came is the file at all."""
+    try:
+        return try_checkpoint(path, options, public)
+    except WeightsError as error:
+        if not fetched or public.sha256:
+            raise
+        aside = path.with_name(f"{path.name}.wrong")
+        path.replace(aside)
+        detail = f"{error.detail}; the file lies aside as {plain(aside.name)}, and the next pull fetches it anew"
+        raise WeightsError(detail, limit=error.limit, observed=error.observed, allowed=error.allowed) from error
 
 
 class Part:
@@ -145,8 +164,8 @@ def _fetch(client: httpx.Client, url: str, part: Part, report: Report | None, li
                 return  # all of it had come
             part.remove()
         elif answer.status_code == httpx.codes.PARTIAL_CONTENT and "Range" in headers:
-            if span is not None and span["first"] == str(part.size):
-                _take(answer, part, report, limit, total=_number(span["total"]))
+            if span is not None and _fits(span, part.size):
+                _take(answer, part, report, limit, total=_number(span["total"]), end=int(span["last"]) + 1)
                 return
             part.remove()  # not the bytes that were asked for
         elif answer.status_code == httpx.codes.OK and answer.headers.get("content-type", "").startswith("text/html"):
@@ -156,24 +175,42 @@ def _fetch(client: httpx.Client, url: str, part: Part, report: Report | None, li
             _take(answer, part, report, limit, total=_number(answer.headers.get("content-length")))
             return
         else:
-            raise WeightsError(f"the server answered {answer.status_code} {answer.reason_phrase}".rstrip())
+            raise WeightsError(f"the server answered {answer.status_code} {plain(answer.reason_phrase)}".rstrip())
     _fetch(client, url, part, report, limit)  # the part is gone, so this asks for all of it, once
 
 
-def _take(answer: httpx.Response, part: Part, report: Report | None, limit: int, total: int | None) -> None:
+def _fits(span: re.Match[str], size: int) -> bool:
+    """Return whether a range goes on after ``size`` bytes and ends within the file."""
+    if span["first"] is None or int(span["first"]) != size:
+        return False
+    return size <= int(span["last"]) and (span["total"] == "*" or int(span["last"]) < int(span["total"]))
+
+
+def _take(answer: httpx.Response, part: Part, report: Report | None, limit: int, total: int | None, end: int | None = None) -> None:
+    """Append what comes: up to ``end`` of a range, and all of it must have come when the file has ``total`` bytes."""
+    if (packed := answer.headers.get("content-encoding", "identity").strip().lower()) not in ("", "identity"):
+        raise WeightsError(f"the server sends the file packed ({plain(packed)}), which was not asked for; bring it by hand with --file")
+    end = total if end is None else end
     _check_room(part, total, limit)
     with part.path.open("ab") as stream:
         for block in answer.iter_raw():  # as it comes: blocks of a given size would lose the last one when the network stops
             stream.write(block)
+            if end is not None and stream.tell() > end:
+                part.remove()  # what is beyond the end belongs nowhere
+                raise WeightsError("the server sends more than it said", limit=end, observed=stream.tell())
             _tell(stream, report, total, limit)
-    if total is not None and part.size != total:
-        raise httpx.RemoteProtocolError(f"{part.size} of {total} bytes came")
+    for expected in (end, total):
+        if expected is not None and part.size != expected:
+            raise httpx.RemoteProtocolError(f"{part.size} of {expected} bytes came")
+    if not part.size:
+        part.remove()
+        raise WeightsError("the server sent an empty file; bring the file by hand and give it with --file")
 
 
 def _tell(stream: BinaryIO, report: Report | None, total: int | None, limit: int) -> None:
     there = stream.tell()
-    if there > (limit if total is None else min(limit, total)):
-        raise WeightsError("the server sends more than it said, or than is taken", limit=total or limit, observed=there)
+    if there > limit:
+        raise WeightsError("the server sends more than it said, or than is taken", limit=limit, observed=there)
     if report is not None:
         report(there, total)
 
@@ -223,4 +260,4 @@ def _loopback(host: str) -> bool:
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdigit() else None
+    return int(text) if text is not None and text.isdecimal() else None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from tests.models.importing.parity_draws import Draws, State, batch_norm
+from tests.importing.parity_draws import Draws, State, batch_norm
 from torch import Tensor
 
 BRANCHES = {

@@ -5,8 +5,8 @@ Their names come from our own spelling of each dialect, which test_detect.py hol
 
 import torch
 
+from chronolens.importing import dialects
 from chronolens.models import build_model
-from chronolens.models.importing import dialects
 
 SMALL = {
     "pytorch-i3d": ("i3d", {}),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from chronolens.errors import WeightsError
+from chronolens.importing.wording import plain
 
 Array = npt.NDArray[Any]
 _LATIN = ("latin1", "latin-1", "iso-8859-1")
@@ -47,8 +48,11 @@ def read_blobs(path: Path, limit: int) -> dict[str, Tensor]:
 
 def _tensor(name: str, array: Array) -> Tensor:
     if array.dtype.kind not in "fiub":
-        raise WeightsError(f"the blob {name} is no array of numbers")
-    return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+        raise WeightsError(f"the blob {plain(name)} is no array of numbers")
+    try:
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("=")))
+    except TypeError as error:  # numpy's long doubles
+        raise WeightsError(f"the blob {plain(name)} is of {array.dtype}, which no network takes") from error
 
 
 def _empty(kind: object, shape: object, _dtype: object) -> Array:
@@ -61,7 +65,7 @@ def _empty(kind: object, shape: object, _dtype: object) -> Array:
 def _bytes(text: str, encoding: str = "latin1") -> bytes:
     """Stand in for ``codecs.encode``, with which Python 3 pickles bytes for Python 2; other codecs are not looked up."""
     if encoding.lower() not in _LATIN:
-        raise WeightsError(f"the pickle asks for the codec {encoding}")
+        raise WeightsError(f"the pickle asks for the codec {plain(encoding)}")
     return text.encode("latin1")
 
 
@@ -96,7 +100,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise WeightsError(f"the pickle asks for {module}.{name}, which no weights need; nothing of it was run")
+            raise WeightsError(f"the pickle asks for {plain(module)}.{plain(name)}, which no weights need; nothing of it was run")
         return _ALLOWED[module, name]
 
     def persistent_load(self, pid: object) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 from chronolens.clips import ClipSpec
 from chronolens.errors import OptionsError
-from chronolens.models.importing.dialects import Imported
+from chronolens.importing.dialects import Imported
 from chronolens.models.slowfast import slow_frame_indices
 from chronolens.sampling import WHOLE
 
@@ -23,6 +23,12 @@ KTH_CLASSES = 6
 
 CHANGES = ("frames", "size", "sampling", "interval")
 """What a caller, or the entry of a public file, may set otherwise."""
+
+_SIDE = (32, 1024)
+LIMITS = {"frames": (1, 256), "size": _SIDE, "height": _SIDE, "width": _SIDE, "interval": (1, 1000)}
+"""Least and largest numbers; 32 pixels are one cell of the deepest maps."""
+LARGEST_CLIP = 2**25
+"""Pixels of all frames of a clip: 128 of 512 x 512."""
 
 _BYTE = 1 / 255
 _KINETICS: dict[str, Any] = {"scale": _BYTE, "mean": (0.45, 0.45, 0.45), "std": (0.225, 0.225, 0.225)}
@@ -58,17 +64,30 @@ def clip_spec(
         sampling, interval: see :class:`ClipSpec`; a rule that spreads over the whole video takes no interval.
 
     Raises:
-        OptionsError: unknown words, or a clip that the network cannot take.
+        OptionsError: unknown words, numbers outside ``LIMITS``, a clip above ``LARGEST_CLIP``, or one that the network cannot take.
     """
+    _check_limits({"frames": frames, "size": size, "interval": interval})
     changes: dict[str, Any] = {"frames": frames, "height": size, "width": size, "sampling": sampling, "interval": interval}
     if sampling in WHOLE and interval is None:
         changes["interval"] = 1
     try:
         spec = dataclasses.replace(_usual(imported), **{key: value for key, value in changes.items() if value is not None})
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise OptionsError(str(error), pointer="/clip") from error
+    _check_limits({"frames": spec.frames, "height": spec.height, "width": spec.width})
+    if (pixels := spec.frames * spec.height * spec.width) > LARGEST_CLIP:
+        raise OptionsError("the clip has too many pixels", pointer="/clip", limit=LARGEST_CLIP, observed=pixels)
     _check(imported, spec)
     return spec
+
+
+def _check_limits(numbers: dict[str, Any]) -> None:
+    for name, value in numbers.items():
+        if value is None:
+            continue
+        least, largest = LIMITS[name]
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= largest:
+            raise OptionsError(f"{name} {value!r} is no whole number from {least} to {largest}", pointer=f"/{name}")
 
 
 def _usual(imported: Imported) -> ClipSpec:

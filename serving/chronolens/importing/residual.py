@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chronolens.errors import WeightsError
-from chronolens.models.importing.translation import Lookup
+from chronolens.importing.translation import Lookup
 from chronolens.models.resnet import DEPTHS
 
 _PARTS = re.compile(

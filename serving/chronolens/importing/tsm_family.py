@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from chronolens.models.importing.residual import depth_of, place
-from chronolens.models.importing.slowfast_family import STATISTICS
-from chronolens.models.importing.translation import Lookup, Translation
+from chronolens.importing.residual import depth_of, place
+from chronolens.importing.slowfast_family import STATISTICS
+from chronolens.importing.translation import Lookup, Translation
 
 
 def spell_tsm(name: str) -> str:

@@ -9,13 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 import torch
-from tests.models.importing.foreign import theirs
+from tests.importing.foreign import theirs
 
 from chronolens.errors import WeightsError
-from chronolens.models.importing import pull as pulling
-from chronolens.models.importing.importer import ImportOptions
-from chronolens.models.importing.public import PublicFile, find_public
-from chronolens.models.importing.pull import download, pull
+from chronolens.importing import pull as pulling
+from chronolens.importing.importer import ImportOptions
+from chronolens.importing.public import PublicFile, find_public
+from chronolens.importing.pull import download, pull
 
 BODY = bytes(index * 7 % 251 for index in range(300_000))
 DIGEST = hashlib.sha256(BODY).hexdigest()
@@ -28,6 +28,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.body, self.etag, self.ranges, self.stop_after, self.length = BODY, '"one"', True, None, True
         self.status, self.location, self.wrong_range, self.kind = None, None, False, "application/octet-stream"
+        self.last, self.total, self.packed = None, None, None
         self.served = 0
         self.asked = []
 
@@ -60,8 +61,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if first else 200)
         if first:
             shown = first + 1 if server.wrong_range else first
-            self.send_header("Content-Range", f"bytes {shown}-{len(server.body) - 1}/{len(server.body)}")
+            self.send_header("Content-Range", f"bytes {shown}-{server.last or len(server.body) - 1}/{server.total or len(server.body)}")
         self.send_header("Content-Type", server.kind)
+        if server.packed:
+            self.send_header("Content-Encoding", server.packed)
         if server.etag:
             self.send_header("ETag", server.etag)
         if server.length:
@@ -305,6 +308,91 @@ def store(tmp_path):
 
 def entry(server, sha256=""):
     return PublicFile("mine", server.url, "w", "MIT", "five", sha256=sha256)
+
+
+def test_a_range_that_ends_early_is_kept_and_goes_on(server, target):
+    interrupt(server, target)
+    server.stop_after, server.length, server.last = 50_000, False, 149_999
+    with pytest.raises(WeightsError, match="stopped after 150000 bytes"):
+        download(server.url, target)
+    server.stop_after, server.last = None, None
+    assert download(server.url, target) == DIGEST
+    assert server.served == len(BODY)
+
+
+def test_a_range_shorter_than_it_says_is_kept(server, target):
+    interrupt(server, target)
+    server.stop_after, server.length, server.total = 50_000, False, "*"
+    with pytest.raises(WeightsError, match="stopped after 150000 bytes"):
+        download(server.url, target)
+    assert left(target) == ["weights.pth.part", "weights.pth.part.json"]
+
+
+def test_more_than_a_range_says_is_not_kept(server, target):
+    interrupt(server, target)
+    server.last, server.length = 149_999, False
+    with pytest.raises(WeightsError, match="sends more than it said") as refused:
+        download(server.url, target)
+    assert refused.value.limit == 150_000
+    assert left(target) == []
+
+
+def test_a_range_beyond_the_file_is_not_taken(server, target):
+    interrupt(server, target)
+    server.last = len(BODY)
+    assert download(server.url, target) == DIGEST
+    assert server.asked[1:] == [("bytes=100000-", '"one"'), (None, None)]
+
+
+@pytest.mark.parametrize("length", [True, False])
+def test_an_empty_file_is_refused(server, target, length):
+    server.body, server.length = b"", length
+    with pytest.raises(WeightsError, match="sent an empty file"):
+        download(server.url, target)
+    assert left(target) == []
+
+
+def test_a_packed_file_is_refused(server, target):
+    server.packed = "gzip"
+    with pytest.raises(WeightsError, match=r"sends the file packed \(gzip\)"):
+        download(server.url, target)
+    assert not target.exists()
+    server.packed = "identity"
+    assert download(server.url, target) == DIGEST
+
+
+@pytest.mark.parametrize("url", ["https://exa\x1bmple.org/x", "https://example.org:port/x"])
+def test_an_address_that_is_none(target, url):
+    with pytest.raises(WeightsError, match="the address of the file is none") as refused:
+        download(url, target)
+    assert "\x1b" not in refused.value.detail
+
+
+def test_a_digest_in_capital_letters(server, weights, store, tmp_path):
+    assert download(server.url, tmp_path / "x" / "f", sha256=weights[1].upper()) == weights[1]
+    pull(entry(server, weights[1].upper()), store, tmp_path / "in", ImportOptions())
+    assert "public" not in tomllib.loads((store / "weights.toml").read_text())
+    pull(entry(server, weights[1].upper()), store, tmp_path / "in", ImportOptions("other"), copy=tmp_path / "made.pth")
+
+
+def test_a_fetched_file_that_is_no_checkpoint_is_fetched_anew(server, weights, store, tmp_path):
+    server.body = b"hello"
+    with pytest.raises(WeightsError, match=r"of an unknown kind; the file lies aside as weights.pth.wrong, and the next pull fetches it"):
+        pull(entry(server), store, tmp_path / "in", ImportOptions())
+    assert left(tmp_path / "in" / "mine" / "x") == ["weights.pth.wrong"]
+    server.body = weights[0]
+    assert pull(entry(server), store, tmp_path / "in", ImportOptions()).name == "mine"
+
+
+def test_a_file_stays_when_it_is_not_at_fault(server, weights, store, tmp_path):
+    (tmp_path / "labels").write_text("a\n")
+    with pytest.raises(WeightsError, match="names 1 classes"):
+        pull(entry(server), store, tmp_path / "in", ImportOptions(labels=tmp_path / "labels"))
+    assert left(tmp_path / "in" / "mine" / "x") == ["weights.pth"]
+    (tmp_path / "copy").write_bytes(b"hello")
+    with pytest.raises(WeightsError, match=r"of an unknown kind$"):
+        pull(entry(server), store, tmp_path / "in", ImportOptions(), copy=tmp_path / "copy")
+    assert (tmp_path / "copy").exists()
 
 
 def test_a_digest_that_is_not_published_is_kept_at_the_first_download(server, weights, store, tmp_path):

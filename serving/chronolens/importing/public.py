@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,13 @@ from typing import Any
 import tomli_w
 
 from chronolens.errors import UnknownModelError, WeightsError
-from chronolens.models.importing.preparation import CHANGES
+from chronolens.importing.preparation import CHANGES
+from chronolens.importing.wording import plain
 from chronolens.store import PUBLIC, RECORDS, replace_file, shipped_store
+
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""What a model and a public checkpoint may be called; both name files and folders."""
+_TEXTS = ("url", "what", "licence", "data_set", "dialect", "labels", "labels_url", "sha256")
 
 
 @dataclass(frozen=True)
@@ -24,12 +30,16 @@ class PublicFile:
         what: one sentence about it.
         licence: as published beside it.
         data_set: what it was trained on.
-        dialect: one of :data:`chronolens.models.importing.dialects.DIALECTS`, or ``auto``.
+        dialect: one of :data:`chronolens.importing.dialects.DIALECTS`, or ``auto``.
         labels: which set of class names it has.
         labels_url: where that set is published, if it is.
         sha256: of the file, in full or as far as it is published; empty when it is not.
         clip: what of ``preparation.CHANGES`` differs from the dialect's.
         config: options of the architecture that its weights do not show.
+
+    Raises:
+        TypeError: a field of another type.
+        ValueError: a name that is not as ``NAME`` says, or an address that names no file.
     """
 
     name: str
@@ -43,6 +53,16 @@ class PublicFile:
     sha256: str = ""
     clip: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wrong = [key for key in _TEXTS if not isinstance(getattr(self, key), str)]
+        wrong += [key for key in ("clip", "config") if not isinstance(getattr(self, key), dict)]
+        if wrong:
+            raise TypeError(f"{wrong[0]} of {self.name!r} is of another type")
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} is no name; small letters, digits, '.', '_' and '-' make one")
+        if self.file in ("", ".", "..") or "\\" in self.file:
+            raise ValueError(f"the address of {self.name!r} names no file")
 
     @property
     def file(self) -> str:
@@ -61,8 +81,8 @@ def public_files(store: Path) -> dict[str, PublicFile]:
         tables[name] = {**tables.get(name, {}), **table}
     try:
         found = {name: PublicFile(name=name, **table) for name, table in tables.items()}
-    except TypeError as error:
-        raise WeightsError(f"the list of public checkpoints cannot be read: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"the list of public checkpoints cannot be read: {plain(str(error))}") from error
     unknown = sorted({key for public in found.values() for key in public.clip} - set(CHANGES))
     if unknown:
         raise WeightsError(f"the list of public checkpoints cannot be read: unknown clip setting {unknown[0]!r}", allowed=CHANGES)

@@ -12,12 +12,12 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from tests.models.importing import parity_clstm, parity_i3d, parity_slowfast, parity_tsm
-from tests.models.importing.parity_draws import State, pixels
+from tests.importing import parity_clstm, parity_i3d, parity_slowfast, parity_tsm
+from tests.importing.parity_draws import State, pixels
 from torch import Tensor
 
+from chronolens.importing.dialects import convert
 from chronolens.models import build_model
-from chronolens.models.importing.dialects import convert
 
 CLASSES = 5
 TOLERANCE = 1e-4

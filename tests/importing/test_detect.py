@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from tests.models.importing.foreign import SMALL, ours, theirs
+from tests.importing.foreign import SMALL, ours, theirs
 
 from chronolens.errors import OptionsError, WeightsError
+from chronolens.importing.dialects import DIALECTS, convert, detect
+from chronolens.importing.translation import network_shapes
 from chronolens.models import build_model
-from chronolens.models.importing.dialects import DIALECTS, convert, detect
-from chronolens.models.importing.translation import network_shapes
 
 # names as they stand in each code base: written by hand from it, not from ours
 PLACES = {
@@ -238,7 +238,56 @@ def test_clips_of_the_convolutional_lstm():
 
 
 def test_options_that_make_no_network():
-    with pytest.raises(WeightsError, match="the file describes no tsm network"):
+    with pytest.raises(OptionsError, match="depth cannot be '34'"):
         convert(theirs("tsm"), config={"depth": 34})
-    with pytest.raises(WeightsError, match="has no option 'colour'"):
+    with pytest.raises(OptionsError, match="has no option 'colour'"):
         convert(theirs("tsm"), config={"colour": 1})
+    with pytest.raises(OptionsError, match="'strides': 3} do not go with clstm"):
+        convert(theirs("authors-clstm"), config={"strides": 3})
+
+
+def changed(ending, change):
+    state = theirs("tsm")
+    name = next(name for name in state if name.endswith(ending))
+    return {**state, name: change(state[name])}
+
+
+def spoilt(value):
+    def change(tensor):
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+        tensor.view(-1)[-1] = value
+        return tensor
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("ending", "change", "told"),
+    [
+        ("conv1.weight", spoilt(math.nan), r"^base_model\.conv1\.weight holds NaN, infinity"),
+        ("bn1.bias", spoilt(-math.inf), r"^base_model\.bn1\.bias holds NaN, infinity"),
+        ("new_fc.bias", lambda tensor: spoilt(1e300)(tensor.double()), "new_fc.bias holds .* too large for float32"),
+        ("bn1.running_var", spoilt(-1e-3), r"^base_model\.bn1\.running_var holds negative variances"),
+        ("conv1.weight", lambda tensor: tensor.to(torch.complex64), "conv1.weight holds complex64, which cannot be kept"),
+        ("conv1.weight", lambda tensor: tensor.to(torch.int32), "conv1.weight holds int32"),
+        ("bn1.weight", lambda tensor: tensor > 0, "bn1.weight holds bool"),
+        ("conv1.weight", lambda tensor: tensor.to(torch.float8_e4m3fn), "conv1.weight holds float8_e4m3fn"),
+        ("num_batches_tracked", lambda tensor: tensor.float(), "num_batches_tracked holds float32"),
+    ],
+)
+def test_numbers_that_no_network_takes(ending, change, told):
+    with pytest.raises(WeightsError, match=told):
+        convert(changed(ending, change))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floating_numbers_are_taken(kind):
+    found = convert(changed("base_model.conv1.weight", lambda tensor: tensor.to(kind))).state["s1.conv.weight"]
+    assert torch.equal(found.float(), ours("tsm").state_dict()["s1.conv.weight"].to(kind).float())
+
+
+def test_names_cannot_speak_to_the_terminal():
+    with pytest.raises(WeightsError, match=r"1 left over: \\x1b\[2J\\n\\u202eb$"):
+        convert({**theirs("tsm"), "\x1b[2J\n\u202eb": torch.zeros(1)})
+    with pytest.raises(WeightsError, match=r"seen: \\x1b\]0;x\\x07\)"):
+        detect({"\x1b]0;x\x07": torch.zeros(1)})

@@ -1,9 +1,9 @@
 """Imported weights answer as the original code does, told by a second derivation from the published code of each dialect."""
 
 import pytest
-from tests.models.importing.parity_cases import CASES, NOTICED, TOLERANCE
+from tests.importing.parity_cases import CASES, NOTICED, TOLERANCE
 
-from chronolens.models.importing.dialects import DIALECTS, detect
+from chronolens.importing.dialects import DIALECTS, detect
 
 
 @pytest.fixture(scope="module", params=CASES)

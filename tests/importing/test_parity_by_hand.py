@@ -1,8 +1,8 @@
 """Facts of the original code that a pencil can check: which way channels move, which frames the slow pathway sees, what a head averages."""
 
 import torch
-from tests.models.importing.parity_slowfast import DIALECTS, every, position_logits, spread
-from tests.models.importing.parity_tsm import shifted
+from tests.importing.parity_slowfast import DIALECTS, every, position_logits, spread
+from tests.importing.parity_tsm import shifted
 
 from chronolens.models.resnet import shift_in_time
 

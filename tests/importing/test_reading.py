@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from chronolens.errors import WeightsError
-from chronolens.models.importing import reading
-from chronolens.models.importing.reading import read_checkpoint
+from chronolens.importing import reading
+from chronolens.importing.reading import read_checkpoint
 
 WEIGHTS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.tensor([1.5, -2.0])}
 OLD = {"_use_new_zipfile_serialization": False}
@@ -176,6 +176,33 @@ def test_a_torn_torch_file(tmp_path, options):
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(WeightsError, match="the torch file"):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "told"),
+    [
+        (torch.eye(3).to_sparse(), "the tensor a is sparse, quantised or nested"),
+        (torch.empty(3, device="meta"), "the tensor a has a shape and no numbers"),
+    ],
+    ids=["sparse", "meta"],
+)
+def test_tensors_that_are_not_plain(tmp_path, tensor, told):
+    with pytest.raises(WeightsError, match=told):
+        read_checkpoint(written(tmp_path, {"a": tensor}))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_quantised_tensors_are_refused(tmp_path):
+    path = written(tmp_path, {"a": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)})
+    with pytest.raises(WeightsError, match=r"the tensor a is sparse, quantised or nested|the torch file"):
+        read_checkpoint(path)
+
+
+def test_long_doubles_are_refused(tmp_path):
+    if np.dtype(np.longdouble).itemsize == 8:
+        pytest.skip("long doubles are doubles here")
+    with pytest.raises(WeightsError, match=r"the blob \\x1bx is of float\d+, which no network takes"):
+        read_checkpoint(pickled(tmp_path, {"blobs": {"\x1bx": np.ones(2, np.longdouble)}}))
 
 
 def test_sizes_are_limited(tmp_path, monkeypatch):

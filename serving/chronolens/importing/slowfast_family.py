@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from chronolens.errors import WeightsError
-from chronolens.models.importing.inception_family import same_name
-from chronolens.models.importing.residual import depth_of, place
-from chronolens.models.importing.translation import Lookup, Translation
+from chronolens.importing.inception_family import same_name
+from chronolens.importing.residual import depth_of, place
+from chronolens.importing.translation import Lookup, Translation
 from chronolens.models.resnet import DEPTHS
 
 ALPHAS = {5: 8, 7: 4}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chronolens.errors import WeightsError
-from chronolens.models.importing.translation import Lookup, Translation
+from chronolens.importing.translation import Lookup, Translation
 
 AUTHORS_CLIPS = ((16, 224, 224), (32, 120, 160))
 """Frames, height and width of the authors' clips: Something-Something, then KTH."""

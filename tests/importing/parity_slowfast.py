@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from tests.models.importing.parity_draws import CAFFE2, TORCH, Draws, State, Words, batch_norm
+from tests.importing.parity_draws import CAFFE2, TORCH, Draws, State, Words, batch_norm
 from torch import Tensor
 
 BLOCKS = (3, 4, 6, 3)

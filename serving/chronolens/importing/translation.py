@@ -14,9 +14,13 @@ import torch
 from torch import Tensor
 
 from chronolens.errors import OptionsError, WeightsError
+from chronolens.importing.wording import plain
 from chronolens.models.registry import build_model
 
 COUNTER = "num_batches_tracked"
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""What may become float32: the first three exactly, the last rounded."""
+INTEGER = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 SHOWN = 5
 """How many names an error lists of each kind."""
 
@@ -65,15 +69,20 @@ class Translation:
         """Return the options of the architecture.
 
         Raises:
+            OptionsError: a given option has a type or value with which nothing can be derived.
             WeightsError: the file is of a network that the architecture cannot be, or does not tell which.
         """
-        return {**self.configure(Lookup(tensors, self.spell), given), **given}
+        try:
+            return {**self.configure(Lookup(tensors, self.spell), given), **given}
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise OptionsError(f"the options {dict(given)} do not go with {self.architecture}: {error}", pointer="/config") from error
 
     def state(self, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return the tensors by our names, in the shapes of the network.
 
         Raises:
-            WeightsError: missing, left-over or misshapen tensors, the first few of each by name.
+            OptionsError: the architecture does not take the options.
+            WeightsError: missing, left-over or misshapen tensors, the first few of each by name; or numbers that a network does not take.
         """
         expected = network_shapes(self.architecture, config)
         spelled = {name: self.spell(name) for name in expected}
@@ -89,6 +98,8 @@ class Translation:
         if missing or left_over or misshapen:
             told = [listed("missing", missing), listed("left over", left_over), listed("of another shape", misshapen)]
             raise WeightsError(f"the file is no {self.dialect} checkpoint of {self.architecture}: {'; '.join(filter(None, told))}")
+        for name, tensor in found.items():
+            _check_numbers(name, spelled[name], tensor)
         for name in expected.keys() - found.keys():
             found[name] = torch.zeros((), dtype=torch.int64)  # old files have no counter of batches; evaluation never reads it
         return {name: found[name] for name in expected}
@@ -107,18 +118,29 @@ def network_shapes(architecture: str, config: Mapping[str, Any]) -> dict[str, tu
     """Return name and shape of every tensor of a network; nothing is allocated.
 
     Raises:
+        OptionsError: an option that the architecture does not have, or with a value that it refuses.
         WeightsError: there is no such network.
     """
     try:
         with torch.device("meta"):
             model = build_model(architecture, **config)
-    except (OptionsError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise WeightsError(f"the file describes no {architecture} network ({dict(config)}): {error}") from error
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
+def _check_numbers(name: str, theirs: str, tensor: Tensor) -> None:
+    """Refuse numbers with which the network would not be the one in the file, or could not answer."""
+    if tensor.dtype not in (INTEGER if name.endswith(COUNTER) else FLOATING):
+        raise WeightsError(f"{plain(theirs)} holds {str(tensor.dtype).removeprefix('torch.')}, which cannot be kept")
+    if not torch.isfinite(tensor.float()).all():
+        raise WeightsError(f"{plain(theirs)} holds NaN, infinity, or numbers that are too large for float32")
+    if name.endswith("running_var") and (tensor < 0).any():
+        raise WeightsError(f"{plain(theirs)} holds negative variances")
+
+
 def listed(what: str, names: Iterable[str]) -> str:
-    """Return ``3 missing: a, b, ...``, or nothing."""
+    """Return ``3 missing: a, b, ...``, or nothing; the names as :func:`plain` shows them."""
     found = list(names)
     rest = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-    return f"{len(found)} {what}: {', '.join(found[:SHOWN])}{rest}" if found else ""
+    return f"{len(found)} {what}: {', '.join(map(plain, found[:SHOWN]))}{rest}" if found else ""

@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.serialization import MAGIC_NUMBER, safe_globals
 
 from chronolens.errors import WeightsError
-from chronolens.models.importing.caffe2_pickle import read_blobs
+from chronolens.importing.caffe2_pickle import read_blobs
+from chronolens.importing.wording import plain
 
 LARGEST = 4 * 2**30
 """Bytes of a file, packed or unpacked, and of its tensors, above which it is not taken; the largest network here has 140 MB."""
@@ -42,7 +43,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         path: a torch file (of any age), safetensors, or a caffe2 model-zoo pickle; told by its content.
 
     Raises:
-        WeightsError: too large, of an unknown kind, damaged, without tensors, or with objects that weights do not need.
+        WeightsError: too large, of an unknown kind, damaged, without tensors, with objects that weights do not need, or with tensors that
+            are sparse, quantised, nested or hold no numbers.
     """
     if not path.is_file():
         raise WeightsError("there is no such file")
@@ -61,17 +63,26 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"the file is {known}")
     if not tensors:
         raise WeightsError("the file holds no tensors")
+    for name, tensor in tensors.items():
+        _check_kind(name, tensor)
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if size > LARGEST:  # a tensor can repeat one stored number along an axis
         raise WeightsError("the tensors are larger than any known checkpoint", limit=LARGEST, observed=size)
     return tensors
 
 
+def _check_kind(name: str, tensor: Tensor) -> None:
+    if tensor.is_quantized or tensor.is_nested or tensor.layout is not torch.strided:
+        raise WeightsError(f"the tensor {plain(name)} is sparse, quantised or nested, which no known checkpoint uses")
+    if tensor.device.type != "cpu":
+        raise WeightsError(f"the tensor {plain(name)} has a shape and no numbers")
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(f"the safetensors file cannot be read: {error}") from error
+        raise WeightsError(f"the safetensors file cannot be read: {plain(str(error))}") from error
 
 
 def _read_torch(path: Path) -> Any:
@@ -82,7 +93,7 @@ def _read_torch(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         found = _REFUSED.search(str(error))
         what = next(filter(None, found.groups()), None) if found else None
-        told = f"asks for {what}, which no weights need" if what else "is damaged or asks for more than tensors"
+        told = f"asks for {plain(what)}, which no weights need" if what else "is damaged or asks for more than tensors"
         raise WeightsError(f"the torch file {told}; nothing of it was run") from error
     except Exception as error:  # a damaged file may raise anything; none of it is more than "cannot be read"
         raise WeightsError(f"the torch file cannot be read: {type(error).__name__}") from error
@@ -123,5 +134,5 @@ def _named(content: Any) -> dict[str, Tensor]:
         raise WeightsError(f"the file holds a {type(content).__name__}, not tensors by name")
     strangers = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
     if strangers:
-        raise WeightsError(f"the file holds more than tensors: {', '.join(strangers[:5])}")
+        raise WeightsError(f"the file holds more than tensors: {', '.join(map(plain, strangers[:5]))}")
     return {str(name): value.detach() for name, value in content.items()}

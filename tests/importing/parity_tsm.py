@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from tests.models.importing.parity_draws import Draws, State, batch_norm
+from tests.importing.parity_draws import Draws, State, batch_norm
 from torch import Tensor
 
 BLOCKS = (3, 4, 6, 3)

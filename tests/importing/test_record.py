@@ -2,22 +2,25 @@
 
 import dataclasses
 import json
+import math
 import tomllib
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.models.importing.foreign import ours, theirs
+from tests.importing.foreign import ours, theirs
 
 from chronolens.clips import ClipSpec
 from chronolens.errors import OptionsError, UnknownModelError, WeightsError
-from chronolens.models.importing.dialects import DIALECTS, convert
-from chronolens.models.importing.importer import ImportOptions, import_checkpoint
-from chronolens.models.importing.labels import read_labels
-from chronolens.models.importing.preparation import clip_spec
-from chronolens.models.importing.public import find_public, public_files, record_digest
+from chronolens.golden import golden_frames
+from chronolens.importing.dialects import DIALECTS, convert
+from chronolens.importing.importer import ImportOptions, import_checkpoint
+from chronolens.importing.labels import read_labels
+from chronolens.importing.preparation import clip_spec
+from chronolens.importing.public import find_public, public_files, record_digest
 from chronolens.models.weights import WeightsRecord, find_record, load_model, read_records, save_weights, write_record
 from chronolens.store import RECORDS, digests, file_digest, replace_file, shipped_store
+from chronolens.video.prepare import prepare
 
 BYTE = 1 / 255
 IMAGENET = {"scale": BYTE, "mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
@@ -113,6 +116,70 @@ def test_nothing_is_written_of_a_file_that_does_not_fit(tmp_path, store):
     assert not store.exists()
 
 
+@pytest.mark.parametrize(
+    ("clip", "told"),
+    [
+        ({"frames": 257}, "frames 257 is no whole number from 1 to 256"),
+        ({"frames": 0}, "frames 0 is no whole number"),
+        ({"size": 1025}, "size 1025 is no whole number from 32 to 1024"),
+        ({"size": 1}, "size 1 is no whole number from 32 to 1024"),
+        ({"size": "x"}, "size 'x' is no whole number"),
+        ({"interval": 1001}, "interval 1001 is no whole number from 1 to 1000"),
+    ],
+)
+def test_clips_are_bounded(file, store, clip, told):
+    with pytest.raises(OptionsError, match=told):
+        import_checkpoint(file, store, ImportOptions(clip=clip))
+    assert not store.exists()
+
+
+def test_nothing_is_written_of_a_network_that_does_not_run(file, store, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("chronolens.models.tsm.TSM.forward", broken)
+    with pytest.raises(WeightsError, match="the network does not run on a clip of 8 x 64 x 64: ZeroDivisionError: by zero"):
+        import_checkpoint(file, store, ImportOptions(clip={"size": 64}))
+    assert not store.exists()
+
+
+def test_nothing_is_written_of_a_negative_alpha(tmp_path, store):
+    torch.save(theirs("pyslowfast"), tmp_path / "file.pth")
+    with pytest.raises(OptionsError, match="alpha"):
+        import_checkpoint(tmp_path / "file.pth", store, ImportOptions(config={"alpha": -4}))
+    assert not store.exists()
+
+
+def test_clips_are_bounded_as_a_whole():
+    imported = convert(theirs("authors-i3d"))
+    assert clip_spec(imported, frames=128, size=512).frames == 128
+    with pytest.raises(OptionsError, match="too many pixels") as refused:
+        clip_spec(imported, frames=129, size=512)
+    assert (refused.value.limit, refused.value.observed) == (2**25, 129 * 512 * 512)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"), [([[0.0, 1, 2, 3, math.nan]], "logits that are not finite"), ([[0.0] * 4], r"shape \(1, 4\), not")]
+)
+def test_the_answer_to_the_golden_clip_is_checked(file, store, monkeypatch, answer, told):
+    seen = []
+    monkeypatch.setattr("chronolens.models.tsm.TSM.forward", lambda _, clip: seen.append(clip) or torch.tensor(answer))
+    with pytest.raises(WeightsError, match=told):
+        import_checkpoint(file, store, ImportOptions())
+    assert not store.exists()
+    assert torch.equal(seen[0], torch.from_numpy(prepare(golden_frames(spec_of("tsm")), spec_of("tsm"))))
+
+
+def test_weights_that_cannot_be_loaded(file, store, monkeypatch):
+    def broken(*_):
+        raise RuntimeError("cannot copy\nand more")
+
+    monkeypatch.setattr("chronolens.models.tsm.TSM.load_state_dict", broken)
+    with pytest.raises(WeightsError, match=r"the weights do not fit the network: cannot copy$"):
+        import_checkpoint(file, store, ImportOptions())
+    assert not store.exists()
+
+
 def test_names(file, store):
     import_checkpoint(file, store, ImportOptions(name="mine"))
     with pytest.raises(OptionsError, match="has a model 'mine' already"):
@@ -148,6 +215,11 @@ def test_labels(tmp_path, text):
         ('["a", 1, 2]', "not all class names are text"),
         ("[1", "cannot be read"),
         ('["a", "", "c"]', "names 3 classes"),
+        ("a\nb\n a\n", "the class name 'a' comes twice"),
+        ('{"0": "a", "1": "b", "2": "a"}', "the class name 'a' comes twice"),
+        ('{"a": 0, "a": 1, "c": 2}', "a name or an index comes twice"),
+        ('{"a": 0, "b": 1.7, "c": 2}', r"the index 1\.7 is no whole number"),
+        ('{"a": 0, "b": true, "c": 2}', "the index True is no whole number"),
     ],
 )
 def test_labels_that_do_not_fit(tmp_path, text, what):
@@ -218,6 +290,31 @@ def test_a_broken_list_is_refused(store, text):
     (store / RECORDS).write_text(text)
     with pytest.raises(WeightsError, match="cannot be read"):
         public_files(store)
+
+
+FACTS = "what = ''\nlicence = ''\ndata_set = ''\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ('[public."../../../escape"]\nurl = "https://a/b"', "'../../../escape' is no name"),
+        ('[public.".."]\nurl = "https://a/b"', "'..' is no name"),
+        ('[public.A]\nurl = "https://a/b"', "'A' is no name"),
+        ('[public.a]\nurl = "https://a/"', "the address of 'a' names no file"),
+        ('[public.a]\nurl = "https://a/.."', "the address of 'a' names no file"),
+        ('[public.a]\nurl = "https://a/."', "the address of 'a' names no file"),
+        ("[public.a]\nurl = 'https://a/..\\b'", "the address of 'a' names no file"),
+        ("[public.a]\nurl = 3", "url of 'a' is of another type"),
+        ('[public.a]\nurl = "https://a/b"\nclip = 3', "clip of 'a' is of another type"),
+    ],
+)
+def test_names_in_the_list_stay_in_their_folder(store, head, told):
+    store.mkdir()
+    (store / RECORDS).write_text(f"{head}\n{FACTS}")
+    with pytest.raises(WeightsError, match="cannot be read: ") as refused:
+        public_files(store)
+    assert told in refused.value.detail
 
 
 def test_unknown_clip_settings_are_refused(listed):
