@@ -71,6 +71,18 @@ def same_prediction(service: Service, clip: Path, expected: Expected, model: str
     assert scores_of(answer.json()) == pytest.approx(scores_of(expected[model]["default"][0]), abs=1e-4)
 
 
+def same_prediction_again(service: Service, clip: Path, expected: Expected, model: str = MODEL) -> None:
+    """Wait until the engine answers; one that is being repaired may be away a second time, but what it answers is right."""
+    answers = []
+
+    def answered() -> bool:
+        answers.append(service.predict(clip, model))
+        return bool(answers[-1].status_code == 200)
+
+    until(answered)
+    assert scores_of(answers[-1].json()) == pytest.approx(scores_of(expected[model]["default"][0]), abs=1e-4)
+
+
 @every_model
 def test_the_same_prediction(service: Service, clip: Path, expected: Expected, model: str) -> None:
     same_prediction(service, clip, expected, model)
@@ -194,8 +206,7 @@ def test_a_timeout_is_told_in_time_and_nothing_is_lost(service: Service, clip: P
         repaired = service.engine.startswith("triton") and told == (200, None)  # with another process by then
         assert repaired or told in refusals, answer.text
         assert time.monotonic() - started < 10 + 3 * PREDICT_TIMEOUT_S
-    until(lambda: service.predict(clip).status_code == 200)
-    same_prediction(service, clip, expected)
+    same_prediction_again(service, clip, expected)
 
 
 def test_a_cancelled_job_asks_nothing_more(service: Service, clip: Path, expected: Expected) -> None:
@@ -258,8 +269,7 @@ def test_predictions_while_the_engine_is_killed(service: Service, clip: Path, ex
             assert scores_of(answer.json()) == pytest.approx(scores_of(expected[MODEL]["default"][0]), abs=1e-4)
         else:
             assert answer.json()["code"] in ("engine-unavailable", "engine-crashed", "overloaded", "circuit-open", "deadline-exceeded")
-    until(lambda: service.predict(clip).status_code == 200)
-    same_prediction(service, clip, expected)
+    same_prediction_again(service, clip, expected)
 
 
 class Garbling:
