@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import httpx
 import pytest
 from tests.gateway.conftest import Server
 
@@ -80,6 +81,12 @@ def test_all_models_are_served_with_their_figures(shipped: Server) -> None:
         assert info["metrics"]["f1"] >= 0.6
         assert info["state"] == "ready"
         assert any("synthetic" in warning for warning in info["warnings"])
+    with httpx.Client(base_url=shipped.url) as http:
+        alone = http.get("/v1/models/slowfast-synthetic").raise_for_status().json()
+    assert alone == served["slowfast-synthetic"]
+    assert alone["pathways"] == ["slow", "fast"]
+    assert alone["default_layers"] == alone["stages"]["stage5"] == ["s5.pathway0_res1", "s5.pathway1_res1"]
+    assert {layer for modules in alone["stages"].values() for layer in modules} <= set(alone["layers"])
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real clips are not beside this checkout")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from chronolens.engine import Engine
-from chronolens.models.weights import find_record
+from chronolens.models.weights import find_record, load_model
 from chronolens.store import default_store
 from chronolens.studies.truth import run
 from chronolens.studies.truth_table import truth_figures
+from chronolens.training.evaluate import evaluate
 
 WORSE = 0.05
 """Mean over a few clips that precision and thread count may move: a frame or two of a mask."""
@@ -58,6 +59,18 @@ def truth_of(figures: dict[str, object], method: str) -> dict[str, float]:
     assert isinstance(found, dict)
     values: dict[str, float] = found[method]
     return values
+
+
+@pytest.mark.parametrize("model", ["i3d-synthetic", "slowfast-synthetic", "tsm-synthetic"])
+def test_the_weights_recognise_clips_of_the_test_split_and_read_reversed_ones_as_their_opposites(model: str) -> None:
+    record = find_record(default_store(), model)
+    found = evaluate(load_model(record, default_store()), record.clip, record.classes, limit=48, reversed=True)
+    assert found["f1"] >= 0.85
+    assert found["reversed_accuracy"] <= 0.15
+    assert found["reversed_opposite"] >= 0.80
+    promised = record.metrics  # over all 480 clips
+    assert promised["f1"] >= 0.90
+    assert (promised["reversed_accuracy"] <= 0.15, promised["reversed_opposite"] >= 0.80) == (True, True)
 
 
 @pytest.mark.parametrize("model", ["i3d-synthetic", "slowfast-synthetic", "tsm-synthetic", "clstm-synthetic"])
